@@ -1,0 +1,345 @@
+"""`python -m sft …`: the command line. Parses, calls, prints; knows nothing that the page does not know too.
+
+Heavy libraries are imported by the commands that need them, so that `--help` answers at once.
+"""
+
+import argparse
+import json
+import sys
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+from sft.errors import ConfigError, MessagesError, UserError
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one command. Returns 0 when it is done, 2 when the input was wrong."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.command(options) or 0
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="python -m sft", description="See what a chat model reads, tune it, compare it with what it was."
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+
+    def add(name: str, command, help: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=help, description=help)
+        sub.set_defaults(command=command)
+        return sub
+
+    def add_runs_dir(sub):
+        sub.add_argument("--runs-dir", metavar="DIR", help="where runs live (SFT_RUNS_DIR, else runs/)")
+
+    def add_json(sub):
+        sub.add_argument("--json", action="store_true", help="print one JSON document and nothing else")
+
+    preview = add("preview", _preview, "show the text, tokens and loss mask of a conversation")
+    preview.add_argument("--messages", metavar="FILE", required=True, help="JSON: messages, or {messages, tools}")
+    source = preview.add_mutually_exclusive_group()
+    source.add_argument("--model", metavar="ID", default="embedded", help="whose template (default: embedded)")
+    source.add_argument("--template", metavar="FILE", help="a Jinja template alone, without a tokenizer")
+    preview.add_argument("--template-kwargs", metavar="JSON", help="further variables of the template")
+    preview.add_argument("--generation-prompt", action="store_true", help="end with the assistant's header")
+    add_json(preview)
+
+    check = add("check", _check, "give a verdict on each row of a data set")
+    check.add_argument("dataset", metavar="DATASET", help="a file, a folder or a Hub id")
+    check.add_argument("--model", metavar="ID", default="embedded", help="whose chat format (default: embedded)")
+    check.add_argument("--max-length", metavar="N", type=_positive, help="cut rows at N tokens")
+    add_json(check)
+
+    train = add("train", _train, "tune a model as a config says")
+    train.add_argument("config", metavar="CONFIG.yaml")
+    train.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="change one setting")
+    train.add_argument("--run-name", metavar="NAME", help="name of the run folder")
+    add_runs_dir(train)
+
+    runs = add("runs", _runs, "list the runs and their states")
+    add_runs_dir(runs)
+    add_json(runs)
+
+    chat = add("chat", _chat, "let base and tuned model answer a prompt")
+    chat.add_argument("run", metavar="RUN")
+    chat.add_argument("--prompt", metavar="TEXT", required=True)
+    chat.add_argument("--system", metavar="TEXT", help="a system message")
+    chat.add_argument("--max-new-tokens", metavar="N", type=_positive, default=128)
+    chat.add_argument("--temperature", metavar="T", type=float, default=0.0, help="0 takes the likeliest token")
+    chat.add_argument("--seed", metavar="N", type=int, default=0)
+    add_runs_dir(chat)
+    add_json(chat)
+
+    evaluate = add("evaluate", _evaluate, "measure base and tuned model on held-out rows")
+    evaluate.add_argument("run", metavar="RUN")
+    evaluate.add_argument("--data", metavar="FILE", help="other rows than the run's own held-out part")
+    evaluate.add_argument("--limit", metavar="N", type=_positive, help="only the first N rows")
+    add_runs_dir(evaluate)
+    add_json(evaluate)
+
+    # Waits, with what training needs imported, for one command line on standard input: see launch.py.
+    commands.add_parser("standby").set_defaults(command=_standby)
+    return parser
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"must be 1 or more, not {number}")
+    return number
+
+
+# ---- preview, check ----
+
+
+def _preview(options) -> None:
+    from sft import models
+    from sft.chat_format import ChatFormat, to_json
+    from sft.messages import parse_conversation
+
+    conversation = parse_conversation(_read_json(options.messages))
+    kwargs = _template_kwargs(options.template_kwargs)
+    if options.template:
+        chat_format = ChatFormat(None, _read_text(options.template), kwargs, options.template)
+    else:
+        tokenizer = models.load_tokenizer(models.locate(options.model, _to_stderr))
+        chat_format = ChatFormat.of(tokenizer, kwargs)
+    rendered = chat_format.render(conversation.messages, conversation.tools, options.generation_prompt)
+    if options.json:
+        _print_json(to_json(rendered))
+        return
+    print(_marked(rendered.text, rendered.assistant_spans))
+    if rendered.token_ids is not None:
+        print(f"\n{len(rendered.token_ids)} tokens, {sum(rendered.assistant_mask)} trained on (between ⟦ and ⟧)")
+    for finding in rendered.findings:
+        print(f"{finding.level}: {finding.message}\n  → {finding.remedy}")
+
+
+def _marked(text: str, spans: list[tuple[int, int]]) -> str:
+    for start, end in sorted(spans, reverse=True):
+        text = f"{text[:start]}⟦{text[start:end]}⟧{text[end:]}"
+    return text
+
+
+def _template_kwargs(text: str | None) -> dict:
+    if not text:
+        return {}
+    try:
+        kwargs = json.loads(text)
+    except ValueError as error:
+        raise ConfigError(f"--template-kwargs is not JSON: {error}", 'Write {"bos_token": "<s>"}.') from None
+    if not isinstance(kwargs, dict):
+        raise ConfigError("--template-kwargs is not a JSON object.", 'Write {"bos_token": "<s>"}.')
+    return kwargs
+
+
+def _read_text(path: str) -> str:
+    try:
+        return Path(path).read_bytes().decode("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} cannot be read: {error}", "Give the path of a text file.") from None
+
+
+def _read_json(path: str):
+    try:
+        return json.loads(_read_text(path))
+    except ValueError as error:
+        raise MessagesError(f"{path} is not JSON: {error}", 'Write [{"role": "user", "content": "Hello"}].') from None
+
+
+def _check(options) -> None:
+    from sft import models
+    from sft.chat_format import ChatFormat
+    from sft.check import Summary, check
+    from sft.data import read_table, shape_of
+
+    table = read_table(options.dataset)
+    shape, _ = shape_of(table)
+    chat_format = ChatFormat.of(models.load_tokenizer(models.locate(options.model, _to_stderr)))
+    summary, verdicts = Summary(), []
+    for verdict in check(table, chat_format, options.max_length):
+        summary.add(verdict)
+        verdicts.append(verdict)
+    if options.json:
+        _print_json({"shape": shape, **asdict(summary), "verdicts": [asdict(verdict) for verdict in verdicts]})
+        return
+    for verdict in verdicts:
+        for problem in verdict.problems:
+            print(f"{verdict.place}: {verdict.verdict}: {problem}")
+    print(f"{table.source}: {summary.rows} rows of shape {shape}")
+    print(f"  {summary.kept} kept, {summary.cut} cut, {summary.dropped} dropped, {summary.wrong} wrong")
+    print(f"  {summary.tokens:,} tokens, {summary.trained:,} trained on; the longest row has {summary.longest}")
+
+
+# ---- train, runs ----
+
+
+def _train(options) -> int:
+    from sft.config import TrainConfig
+    from sft.launch import wait_in_line
+    from sft.runs import Run, create_run, runs_dir
+
+    root = runs_dir(options.runs_dir)
+    config = TrainConfig.load(options.config, options.set)
+    # launch.py has made the run folder already, and gives its config; by hand the folder is made here.
+    launched = options.run_name and Path(options.config) == root / options.run_name / "config.yaml"
+    run = Run(root / options.run_name) if launched else create_run(config, root, options.run_name)
+    with _log_to(run.log_file):
+        print(f"run {run.name} in {run.folder}", flush=True)
+        run.set_status("queued", max_steps=config.max_steps)
+        wait_in_line(run)
+        run.set_status("preparing", max_steps=config.max_steps, message="Loading the libraries.")
+        from sft.train import train
+
+        train(config, run)
+    return 0
+
+
+@contextmanager
+def _log_to(path: Path):
+    """Everything printed goes to the log file too, unless it already goes there."""
+    with path.open("a", encoding="utf-8") as log:
+        if _same_file(log):
+            yield
+            return
+        out, err = sys.stdout, sys.stderr
+        sys.stdout, sys.stderr = _Tee(out, log), _Tee(err, log)
+        try:
+            yield
+        finally:
+            sys.stdout, sys.stderr = out, err
+
+
+def _same_file(log) -> bool:
+    import os
+
+    return os.path.sameopenfile(log.fileno(), 1)
+
+
+class _Tee:
+    def __init__(self, shown, log):
+        self._shown, self._log = shown, log
+
+    def write(self, text: str) -> int:
+        self._log.write(text)
+        self._log.flush()
+        return self._shown.write(text)
+
+    def __getattr__(self, name):
+        return getattr(self._shown, name)
+
+
+def _standby(options) -> int:
+    import os
+
+    import sft.train  # noqa: F401  (the point of standing by)
+
+    line = sys.stdin.readline()
+    if not line:
+        return 0
+    task = json.loads(line)
+    log = os.open(task["log"], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    os.dup2(log, 1)
+    os.dup2(log, 2)
+    return main(task["command"])
+
+
+def _runs(options) -> None:
+    from sft.runs import list_runs, runs_dir
+
+    root = runs_dir(options.runs_dir)
+    rows = []
+    for run in list_runs(root):
+        status = run.status()
+        logs, evals = run.events("log"), run.events("eval")
+        rows.append(
+            {
+                "name": run.name,
+                "state": status.state,
+                "step": status.step,
+                "max_steps": status.max_steps,
+                "loss": logs[-1]["loss"] if logs else None,
+                "eval_loss": evals[-1]["loss"] if evals else None,
+                "adapter": str(run.adapter) if run.has_adapter else None,
+                "message": status.message,
+            }
+        )
+    if options.json:
+        _print_json(rows)
+        return
+    if not rows:
+        print(f"No runs in {root} yet. Start one: python -m sft train examples/support-json.yaml")
+    for row in rows:
+        loss = f"loss {row['loss']:.3f}" if row["loss"] is not None else ""
+        held_out = f"held-out {row['eval_loss']:.3f}" if row["eval_loss"] is not None else ""
+        print(f"{row['name']:40} {row['state']:12} {row['step']}/{row['max_steps']:<6} {loss:12} {held_out}")
+        if row["state"] in ("failed", "interrupted"):
+            print(f"    {row['message']}")
+
+
+# ---- chat, evaluate ----
+
+
+def _chat(options) -> None:
+    from sft import chat
+    from sft.runs import find_run, runs_dir
+
+    contest = chat.Contest.of_run(find_run(options.run, runs_dir(options.runs_dir)))
+    messages = [{"role": "system", "content": options.system}] if options.system else []
+    prompt = contest.chat_format.prompt_ids([*messages, {"role": "user", "content": options.prompt}])
+    sampling = chat.Sampling(
+        temperature=options.temperature, max_new_tokens=options.max_new_tokens, seed=options.seed
+    )
+    replies = []
+    for replies in chat.stream(contest, [prompt] * len(contest.adapters), sampling):  # noqa: B007
+        pass
+    base, tuned = map(asdict, replies)
+    if options.json:
+        _print_json({"prompt_token_ids": prompt, "base": base, "tuned": tuned})
+        return
+    for name, reply in (("base", base), ("tuned", tuned)):
+        ending = "" if reply["stopped"] else "  [did not stop]"
+        print(f"--- {name} ---\n{reply['text']}{ending}")
+
+
+def _evaluate(options) -> None:
+    from sft.evaluate import evaluate, held_out_rows, to_json, verdict
+    from sft.runs import find_run, runs_dir
+
+    run = find_run(options.run, runs_dir(options.runs_dir))
+    rows = held_out_rows(run, options.data, options.limit)
+    arms = evaluate(run, rows, _to_stderr)
+    if options.json:
+        _print_json(to_json(arms))
+        return
+    print(f"{len(rows)} held-out rows\n")
+    print(f"{'':16}" + "".join(f"{name:>10}" for name in arms))
+    for measure in ("loss", "exact_match", "valid_format", "stop_rate", "prompt_tokens", "reply_tokens"):
+        values = [getattr(arm, measure) for arm in arms.values()]
+        if values[0] is not None:
+            print(f"{measure:16}" + "".join(f"{_figure(measure, value):>10}" for value in values))
+    print(f"\n{verdict(arms)}")
+
+
+def _figure(measure: str, value: float) -> str:
+    if measure == "loss":
+        return f"{value:.3f}"
+    return f"{value:.1f}" if measure.endswith("tokens") else f"{value:.0%}"
+
+
+def _print_json(value) -> None:
+    print(json.dumps(value, ensure_ascii=False))
+
+
+def _to_stderr(stage: str, share: float) -> None:
+    end = "\r" if sys.stderr.isatty() else "\n"
+    if sys.stderr.isatty() or share in (0.0, 1.0):
+        print(f"{stage} {share:4.0%}", end=end, file=sys.stderr, flush=True)

@@ -1,0 +1,57 @@
+"""The errors that are the user's to mend.
+
+    UserError
+    ├── MessagesError    a conversation breaks a rule
+    ├── DataError        a file or data set cannot be used
+    ├── TemplateError    a chat template does not render
+    ├── ConfigError      a setting is unknown or out of range
+    ├── ModelError       a model cannot be had or is not safe to load
+    └── RunError         a run does not exist, or is in no state for what was asked
+
+They are caught in two places only, the command line and the page, and shown without a traceback.
+Anything else that is raised is a defect of ours.
+"""
+
+
+class UserError(Exception):
+    """What was given and which rule it breaks (`message`), and what to change (`hint`)."""
+
+    def __init__(self, message: str, hint: str = ""):
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n→ {self.hint}" if self.hint else self.message
+
+
+class MessagesError(UserError):
+    pass
+
+
+class DataError(UserError):
+    pass
+
+
+class TemplateError(UserError):
+    pass
+
+
+class ConfigError(UserError):
+    pass
+
+
+class ModelError(UserError):
+    pass
+
+
+class RunError(UserError):
+    pass
+
+
+def listed(problems: list[str], limit: int = 5) -> str:
+    """The first `limit` problems, one a line, and how many more there are."""
+    lines = [f"  {problem}" for problem in problems[:limit]]
+    if len(problems) > limit:
+        lines.append(f"  … and {len(problems) - limit} more")
+    return "\n".join(lines)

@@ -1,0 +1,101 @@
+"""Roles, messages and conversations, and the rules they keep.
+
+Knows nothing about files, templates or tokens. Every rule is checked before anything is reported, so that a
+person mends a conversation once, not problem by problem.
+"""
+
+from dataclasses import dataclass
+
+from sft.errors import MessagesError, listed
+
+ROLES = ("system", "user", "assistant", "tool")
+
+
+@dataclass(frozen=True)
+class Conversation:
+    """The messages of one example: dicts of `role`, `content` and whatever else a template reads.
+
+    `tools` are JSON schemas of functions that the assistant may call, or None.
+    """
+
+    messages: list[dict]
+    tools: list[dict] | None = None
+
+
+def problems(messages, for_training: bool = False) -> list[str]:
+    """Every rule that `messages` breaks, each with the index of its message; empty when all is well.
+
+    `for_training` adds what a training example needs: an assistant message that says something.
+    """
+    if not isinstance(messages, list):
+        return [f"messages must be a list of {{role, content}} objects, not {_kind(messages)}"]
+    if not messages:
+        return ["messages is empty"]
+    found = []
+    for index, message in enumerate(messages):
+        found += [f"message {index}: {problem}" for problem in _message_problems(message, index)]
+    roles = [message.get("role") for message in messages if isinstance(message, dict)]
+    if roles.count("system") > 1:
+        found.append("there are two system messages; keep one, as the first message")
+    if for_training and not found:
+        answers = [message for message in messages if message["role"] == "assistant"]
+        if not answers:
+            found.append("there is no assistant message, so there is nothing to learn from")
+        found += [
+            f"message {index}: the assistant's content is empty"
+            for index, message in enumerate(messages)
+            if message["role"] == "assistant"
+            and not (message.get("content") or "").strip()
+            and not message.get("tool_calls")
+        ]
+    return found
+
+
+def _message_problems(message, index: int) -> list[str]:
+    if not isinstance(message, dict):
+        return [f"must be an object with role and content, not {_kind(message)}"]
+    found = []
+    role = message.get("role")
+    if role not in ROLES:
+        given = f"unknown role {role!r}" if "role" in message else "has no role"
+        found.append(f"{given}; a role is one of {', '.join(ROLES)}")
+    if role == "system" and index > 0:
+        found.append("a system message must be the first")
+    content = message.get("content")
+    if content is None and message.get("tool_calls"):
+        return found
+    if "content" not in message:
+        found.append("has no content")
+    elif not isinstance(content, str):
+        found.append(f"content must be text, not {_kind(content)}")
+    return found
+
+
+def parse_conversation(value, for_training: bool = False) -> Conversation:
+    """A list of messages, or an object with `messages` (and `tools`), as a Conversation.
+
+    Raises MessagesError that names every problem.
+    """
+    messages, tools = value, None
+    if isinstance(value, dict):
+        if "messages" not in value:
+            keys = ", ".join(map(str, value)) or "nothing"
+            raise MessagesError(
+                f"The conversation is an object with {keys}, but without messages.",
+                'Give a list of messages, or an object {"messages": [...]}.',
+            )
+        messages, tools = value["messages"], value.get("tools")
+    found = problems(messages, for_training)
+    if tools is not None and not (isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)):
+        found.append(f"tools must be a list of JSON schemas, not {_kind(tools)}")
+    if found:
+        raise MessagesError(
+            f"The conversation breaks {'a rule' if len(found) == 1 else f'{len(found)} rules'}:\n{listed(found)}",
+            'Each message looks like {"role": "user", "content": "Hello"}.',
+        )
+    return Conversation(messages, tools or None)
+
+
+def _kind(value) -> str:
+    names = {dict: "an object", list: "a list", str: "text", bool: "true or false", type(None): "null"}
+    return names.get(type(value), "a number" if isinstance(value, int | float) else type(value).__name__)

