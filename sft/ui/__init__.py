@@ -1,0 +1,144 @@
+"""The page: composes the tabs. One file a tab; each builds its components, then its handlers, then the wiring.
+
+Nothing here is 'the current run' of the process: every handler is told whose page it serves and which run it is
+about. Locally there is one owner; on a Space each browser keeps an unguessable token.
+"""
+
+import os
+import secrets
+from pathlib import Path
+
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+
+import gradio as gr
+
+from sft import launch, models
+from sft.runs import LOCAL_OWNER, list_runs, runs_dir
+from sft.ui import chat, preview, tune
+from sft.ui.readiness import READINESS
+
+_HERE = Path(__file__).parent
+_QUIET = {"show_progress": "hidden", "api_visibility": "private"}
+
+
+def theme() -> gr.Theme:
+    """Soft, with colours moved until they pass WCAG AA in light and dark."""
+    return gr.themes.Soft(
+        primary_hue="indigo",
+        neutral_hue="slate",
+        font=["system-ui", "sans-serif"],
+        font_mono=["ui-monospace", "monospace"],
+    ).set(
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_dark="*primary_600",
+        button_primary_background_fill_hover="*primary_700",
+        button_primary_background_fill_hover_dark="*primary_700",
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_300",
+        input_placeholder_color="*neutral_500",
+        block_label_text_color="*primary_700",
+        block_title_text_color="*primary_700",
+        link_text_color_dark="*primary_300",
+    )
+
+
+def launch_options() -> dict:
+    """What `Blocks.launch` is called with, apart from host and port."""
+    return {
+        "theme": theme(),
+        "css": (_HERE / "page.css").read_text(encoding="utf-8"),
+        "ssr_mode": False,
+        "run_history": False,
+        "enable_monitoring": False,
+        "strict_cors": True,
+        "max_file_size": "200mb",
+        "footer_links": [],
+    }
+
+
+def build() -> gr.Blocks:
+    """The page with its three tabs."""
+    with gr.Blocks(title="SFT Playground", analytics_enabled=False, fill_width=True) as demo:
+        owner_st = gr.State(LOCAL_OWNER)
+        browser_bs = gr.BrowserState({"owner": "", "run": ""}, storage_key="sft-playground", secret="sft-playground")
+        gr.HTML(
+            '<header class="top"><h1>SFT Playground</h1><p>See what a chat model reads, tune it for a minute, and '
+            "compare it with what it was.</p></header>"
+        )
+        banner_html = gr.HTML(READINESS.banner())
+        with gr.Tabs(elem_id="tabs") as tabs:
+            with gr.Tab("1 · Preview", id="preview"):
+                preview_parts = preview.build(demo)
+            with gr.Tab("2 · Tune", id="tune") as tune_tab:
+                tune_parts = tune.build(owner_st)
+            with gr.Tab("3 · Chat", id="chat") as chat_tab:
+                chat_parts = chat.build(owner_st)
+        ready_timer = gr.Timer(0.5)
+        _wire(demo, tabs, owner_st, browser_bs, banner_html, ready_timer, preview_parts, tune_parts, chat_parts)
+        tune_tab.select(_stand_by, **_QUIET)
+        chat_tab.select(_refresh_chat, [owner_st, chat_parts["run_dd"]], chat_parts["run_dd"], **_QUIET)
+    return demo
+
+
+def _wire(demo, tabs, owner_st, browser_bs, banner_html, ready_timer, preview_parts, tune_parts, chat_parts) -> None:
+    """What concerns more than one tab: who is visiting, readiness, and the way from a run to its chat."""
+    run_dd, chat_dd = tune_parts["run_dd"], chat_parts["run_dd"]
+
+    def arrive(stored):
+        READINESS.begin()
+        owner = LOCAL_OWNER
+        if models.on_a_space():
+            owner = stored.get("owner") or secrets.token_urlsafe(24)
+        names = tune.run_names(owner)
+        run = stored.get("run") if stored.get("run") in names else (names[0] if names else None)
+        return owner, {"owner": owner, "run": run or ""}, gr.update(choices=names, value=run)
+
+    def watch():
+        """Ticks until the model is ready, then once more to fill in what waited for it."""
+        if not (READINESS.ready or READINESS.error):
+            return READINESS.banner(), gr.skip(), gr.skip(), gr.skip()
+        model = READINESS.model or "embedded"
+        return READINESS.banner(), gr.Timer(active=False), model, model
+
+    def remember(owner, run):
+        return {"owner": owner, "run": run or ""}
+
+    def to_chat(owner, run):
+        return gr.Tabs(selected="chat"), gr.update(choices=chat.choices(owner), value=run)
+
+    demo.load(arrive, browser_bs, [owner_st, browser_bs, run_dd], **_QUIET).then(
+        tune.show_run, [owner_st, run_dd], tune_parts["shown"], **_QUIET
+    ).then(_refresh_chat, [owner_st, chat_dd], chat_dd, **_QUIET)
+    demo.load(
+        tune_parts["use_example_settings"], gr.State("support-json"), tune_parts["fields"], **_QUIET
+    )
+    ready_timer.tick(
+        watch, None, [banner_html, ready_timer, preview_parts["model_dd"], tune_parts["model_dd"]],
+        queue=False, **_QUIET,
+    ).then(
+        _when_ready(preview_parts["show"]), preview_parts["view_inputs"], preview_parts["views"], **_QUIET
+    )  # fmt: skip
+    run_dd.change(remember, [owner_st, run_dd], browser_bs, **_QUIET)
+    tune_parts["chat_btn"].click(to_chat, [owner_st, run_dd], [tabs, chat_dd], **_QUIET)
+
+
+def _when_ready(show):
+    """Shows the views once the model is there; before that there is nothing to show."""
+
+    def shown(*inputs):
+        return show(*inputs) if READINESS.ready else (gr.skip(),) * 6
+
+    return shown
+
+
+def _stand_by() -> None:
+    if not any(run.status().active for run in list_runs(runs_dir())):
+        launch.stand_by()
+
+
+def _refresh_chat(owner: str, chosen: str | None):
+    """The chat's choices now; the newest run is chosen where nothing is."""
+    options = chat.choices(owner)
+    values = [value for _, value in options]
+    default = next((value for value in values if not value.startswith(chat.BASE_ALONE)), f"{chat.BASE_ALONE}embedded")
+    return gr.update(choices=options, value=chosen if chosen in values else default)

@@ -1,0 +1,208 @@
+"""The Chat tab: base and tuned model side by side, one prompt for both."""
+
+from dataclasses import dataclass, field
+
+import gradio as gr
+
+from sft import models
+from sft.errors import UserError
+from sft.runs import find_run, list_runs, runs_dir
+from sft.ui import paint
+from sft.ui.preview import guard_model
+
+_QUIET = {"show_progress": "hidden", "api_visibility": "private"}
+BASE_ALONE = "base alone: "
+
+
+@dataclass
+class Talk:
+    """One visitor's conversation: a history for each pane, since their replies part."""
+
+    base: list[dict] = field(default_factory=list)
+    tuned: list[dict] = field(default_factory=list)
+    prompts: list[list[int]] = field(default_factory=list)
+    notes: list[str] = field(default_factory=lambda: ["", ""])
+
+
+def build(owner_st: gr.State) -> dict:
+    """Builds and wires the tab. Returns what the page's load and the Tune tab need."""
+    talk_st = gr.State(Talk())
+    with gr.Row(equal_height=True):
+        run_dd = gr.Dropdown([], label="Who answers", info="A run with an adapter, or a base model alone", scale=2)
+        system_tb = gr.Textbox(label="System message (optional)", info="Sent to both, as in training", lines=1, scale=3)
+    who_html = gr.HTML(paint.empty("Tune a model first, or choose a base model alone."))
+    with gr.Row():
+        panes = [_pane("Base model", "base-pane"), _pane("Tuned model", "tuned-pane")]
+    with gr.Row():
+        notes = [gr.HTML(elem_classes="pane-note"), gr.HTML(elem_classes="pane-note")]
+    with gr.Row(equal_height=True):
+        prompt_tb = gr.Textbox(
+            show_label=False, placeholder="Write to both and press Enter", scale=8, lines=1, max_lines=8,
+            elem_id="prompt", container=False,
+        )  # fmt: skip
+        send_btn = gr.Button("Send", variant="primary", min_width=90, scale=1, elem_id="send")
+    with gr.Row():
+        stop_btn = gr.Button("Stop", size="sm")
+        retry_btn = gr.Button("Retry", size="sm")
+        clear_btn = gr.Button("Clear", size="sm")
+    with gr.Accordion("Sampling", open=False), gr.Row():
+        temperature_sl = gr.Slider(0, 2, 0, step=0.05, label="Temperature", info="0: always the likeliest token")
+        top_p_sl = gr.Slider(0.05, 1, 1, step=0.05, label="Top p", info="only the likeliest tokens up to this share")
+        tokens_sl = gr.Slider(8, 512, 96, step=8, label="Max new tokens", info="a reply that has not ended is cut")
+        seed_nb = gr.Number(0, label="Seed", precision=0, info="same seed, same reply")
+    with gr.Accordion("The exact prompt", open=False):
+        gr.Markdown("What each model read before its last reply, as text and as token ids.")
+        with gr.Row():
+            exact = [gr.HTML(), gr.HTML()]
+
+    sampling = [temperature_sl, top_p_sl, tokens_sl, seed_nb]
+    shown = [talk_st, *panes, *notes, *exact]
+    asked = [owner_st, run_dd, system_tb, prompt_tb, talk_st, *sampling]
+
+    def send(owner, who, system, prompt, talk, *sampling):
+        if not (prompt or "").strip():
+            yield (gr.skip(),) * (len(shown) + 1)
+            return
+        for values in answer(owner, who, system, prompt, talk, *sampling):
+            yield *values, ""
+
+    def retry(owner, who, system, prompt, talk, *sampling):
+        if not talk.base:
+            yield (gr.skip(),) * len(shown)
+            return
+        last = max(at for at, message in enumerate(talk.base) if message["role"] == "user")
+        question = talk.base[last]["content"]
+        earlier = Talk(talk.base[:last], talk.tuned[:last])
+        yield from answer(owner, who, system, question, earlier, *sampling)
+
+    def clear():
+        return paint_talk(Talk(), None)
+
+    sending = [
+        trigger(
+            send, asked, [*shown, prompt_tb], concurrency_limit=8, trigger_mode="once",
+            show_progress="hidden", api_visibility="private",
+        )
+        for trigger in (send_btn.click, prompt_tb.submit)
+    ]  # fmt: skip
+    sending.append(retry_btn.click(retry, asked, shown, concurrency_limit=8, **_QUIET))
+    stop_btn.click(None, cancels=sending, api_visibility="private")
+    clear_btn.click(clear, None, shown, cancels=sending, **_QUIET)
+    run_dd.change(describe, [owner_st, run_dd], [who_html, panes[1]], **_QUIET)
+    run_dd.change(suggested_system, [owner_st, run_dd], system_tb, **_QUIET)
+    run_dd.change(clear, None, shown, cancels=sending, **_QUIET)
+    return {"run_dd": run_dd, "who_html": who_html}
+
+
+def _pane(label: str, elem_id: str) -> gr.Chatbot:
+    return gr.Chatbot(
+        label=label, elem_id=elem_id, height=360, render_markdown=False, sanitize_html=True, allow_tags=True,
+        buttons=["copy"], feedback_options=None, layout="bubble", min_width=280,
+        placeholder="Replies appear here.",
+    )  # fmt: skip
+
+
+def choices(owner: str) -> list[tuple[str, str]]:
+    """The visitor's runs that have an adapter, then the catalogue's models alone."""
+    runs = [(run.name, run.name) for run in list_runs(runs_dir(), owner) if run.has_adapter]
+    alone = [(f"{BASE_ALONE}{entry.name}", f"{BASE_ALONE}{entry.name}") for entry in models.CATALOGUE]
+    return [*runs, *alone]
+
+
+def describe(owner: str, who: str | None):
+    """Which model and which adapter each pane shows; the second pane is hidden for a base model alone."""
+    if not who:
+        return paint.empty("Tune a model first, or choose a base model alone."), gr.update()
+    if who.startswith(BASE_ALONE):
+        name = paint.escape(who.removeprefix(BASE_ALONE))
+        return f'<div class="who"><span><b>Base</b> {name}, no adapter</span></div>', gr.update(visible=False)
+    try:
+        run = find_run(who, runs_dir(), owner)
+        model = paint.escape(run.config().model)
+    except UserError as error:
+        return paint.problem("This run cannot be used", error.message, error.hint), gr.update(visible=True)
+    text = (
+        f'<div class="who"><span><b>Base</b> {model}, adapter off</span>'
+        f"<span><b>Tuned</b> {model} + adapter of {paint.escape(run.name)}</span></div>"
+    )
+    return text, gr.update(visible=True)
+
+
+def suggested_system(owner: str, who: str | None) -> str:
+    """The system message that all of a run's rows share, if there is one: without it a tuned model is off its ground."""
+    if not who or who.startswith(BASE_ALONE):
+        return ""
+    try:
+        config = find_run(who, runs_dir(), owner).config()
+        from sft.data import conversations, read_table
+
+        table = read_table(config.dataset, config.dataset_config, config.train_split)
+        found = set()
+        for row, _ in zip(conversations(table), range(50), strict=False):
+            first = row.conversation.messages[0] if row.conversation else {}
+            found.add(first.get("content") if first.get("role") == "system" else None)
+        return found.pop() or "" if len(found) == 1 else ""
+    except UserError:
+        return ""  # the data may have gone since; a suggestion is all that is lost
+
+
+def answer(owner, who, system, prompt, talk: Talk, temperature, top_p, max_new_tokens, seed):
+    """Streams both replies to `prompt`; yields what `shown` shows."""
+    from sft import chat
+
+    if not who:
+        raise gr.Error("Choose who answers first.", print_exception=False)
+    talk = Talk(
+        [*talk.base, {"role": "user", "content": prompt}], [*talk.tuned, {"role": "user", "content": prompt}]
+    )
+    talk.notes = ["loading the model …"] * 2
+    yield paint_talk(talk, None)
+    try:
+        contest = contest_of(owner, who)
+        head = [{"role": "system", "content": system}] if (system or "").strip() else []
+        histories = [talk.base, talk.tuned][: len(contest.adapters)]
+        talk.prompts = [contest.chat_format.prompt_ids([*head, *history]) for history in histories]
+        sampling = chat.Sampling(temperature, top_p, int(max_new_tokens), int(seed or 0))
+        base, tuned = list(talk.base), list(talk.tuned)
+        for replies in chat.stream(contest, talk.prompts, sampling):
+            talk.base = [*base, {"role": "assistant", "content": replies[0].text}]
+            talk.tuned = [*tuned, {"role": "assistant", "content": replies[-1].text}]
+            talk.notes = [_note(reply, int(max_new_tokens)) for reply in replies]
+            yield paint_talk(talk, contest)
+    except UserError as error:
+        raise gr.Error(paint.escape(str(error)), duration=None, title="No reply", print_exception=False) from None
+
+
+def contest_of(owner: str, who: str):
+    from sft.chat import Contest
+
+    if who.startswith(BASE_ALONE):
+        name = who.removeprefix(BASE_ALONE)
+        guard_model(name)
+        return Contest.of_base(name)
+    return Contest.of_run(find_run(who, runs_dir(), owner))
+
+
+def _note(reply, max_new_tokens: int) -> str:
+    count = f"{len(reply.token_ids)} tokens"
+    if reply.stopped:
+        return f"{count}, ended by itself"
+    return f"{count}, cut at the limit: it did not stop" if len(reply.token_ids) >= max_new_tokens else f"{count} …"
+
+
+def paint_talk(talk: Talk, contest) -> tuple:
+    notes = [f"<small>{paint.escape(note)}</small>" for note in (*talk.notes, "")[:2]]
+    exact = ["", ""]
+    if contest:
+        for at, prompt in enumerate(talk.prompts):
+            text = contest.chat_format.tokenizer.decode(prompt)
+            ids = " ".join(map(str, prompt))
+            exact[at] = f'<div class="text-view">{paint.visible(text)}</div><pre class="ids">{ids}</pre>'
+    return talk, _bubbles(talk.base), _bubbles(talk.tuned), *notes, *exact
+
+
+def _bubbles(history: list[dict]) -> list[dict]:
+    """Content as a typed part: a plain string would be dedented and stripped by the component."""
+    return [
+        {"role": message["role"], "content": [{"type": "text", "text": message["content"]}]} for message in history
+    ]

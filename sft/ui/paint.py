@@ -1,0 +1,181 @@
+"""Paints a Rendered, a run and a row's verdict as HTML. Everything that a person wrote is escaped."""
+
+import html
+import time
+
+from sft.chat_format import Rendered, Span
+from sft.check import Verdict
+from sft.runs import Run
+
+_VISIBLE = {"\n": '<i class="ws">↵</i>\n', "\t": '<i class="ws">⇥</i>\t', " ": '<i class="ws">·</i>'}
+_TOKENS_SHOWN = 4000
+
+
+def escape(text: str) -> str:
+    return html.escape(str(text), quote=True)
+
+
+def visible(text: str) -> str:
+    """Escaped text in which spaces, tabs and line breaks are seen."""
+    return "".join(_VISIBLE.get(character, html.escape(character)) for character in text)
+
+
+def legend(rendered: Rendered) -> str:
+    """Token counts and what the colours mean."""
+    roles = dict.fromkeys(span.role for span in rendered.spans)
+    chips = "".join(f'<span class="chip role-{role}">{role}</span>' for role in roles)
+    tokens = ""
+    if rendered.token_ids is not None:
+        tokens = (
+            f"<strong>{len(rendered.token_ids)}</strong> tokens, "
+            f"<strong>{sum(rendered.assistant_mask)}</strong> trained on"
+        )
+    return (
+        f'<div class="legend"><span class="counts">{tokens}</span>{chips}'
+        '<span class="chip role-template">added by the template</span>'
+        '<span class="chip trained">underlined: trained on</span></div>'
+    )
+
+
+def text_view(rendered: Rendered) -> str:
+    """The text in pieces, each of one role, with the trained part underlined."""
+    edges = {0, len(rendered.text)}
+    for span in rendered.spans:
+        edges |= {span.start, span.end}
+    for start, end in rendered.assistant_spans:
+        edges |= {start, end}
+    cuts = sorted(edges)
+    pieces = []
+    for start, end in zip(cuts, cuts[1:], strict=False):
+        role = _role_at(rendered.spans, start)
+        trained = any(a <= start < b for a, b in rendered.assistant_spans)
+        label = "the template" if role == "template" else role
+        about = f"from {label}, {'trained on' if trained else 'read only'}"
+        pieces.append(
+            f'<span class="role-{role}{" trained" if trained else ""}" title="{about}">'
+            f"{visible(rendered.text[start:end])}</span>"
+        )
+    return f'<div class="text-view" tabindex="0" role="region" aria-label="Rendered text">{"".join(pieces)}</div>'
+
+
+def _role_at(spans: list[Span], at: int) -> str:
+    return next((span.role for span in spans if span.start <= at < span.end), "template")
+
+
+def token_view(rendered: Rendered) -> str:
+    """A chip for each token, with its id; trained ones are underlined."""
+    if rendered.token_ids is None:
+        return '<p class="empty">Without a tokenizer there are no tokens.</p>'
+    chips = []
+    rows = zip(
+        rendered.token_ids, rendered.tokens, rendered.offsets, rendered.roles, rendered.assistant_mask, strict=True
+    )
+    for at, (token_id, token, (start, end), role, trained) in enumerate(rows):
+        if at == _TOKENS_SHOWN:
+            chips.append(f'<p class="empty">… and {len(rendered.token_ids) - at} more tokens</p>')
+            break
+        piece = visible(rendered.text[start:end]).replace("\n", "") or escape(token)
+        chips.append(
+            f'<span class="token role-{role}{" trained" if trained else ""}">'
+            f"<b>{piece}</b><small>{token_id}</small></span>"
+        )
+    return f'<div class="token-view" tabindex="0" role="region" aria-label="Tokens">{"".join(chips)}</div>'
+
+
+def findings(rendered: Rendered) -> str:
+    if not rendered.findings:
+        return ""
+    items = "".join(
+        f'<li class="finding {item.level}"><b>{item.level}</b> {escape(item.message)}<br>'
+        f"<span>{escape(item.remedy)}</span></li>"
+        for item in rendered.findings
+    )
+    return f'<ul class="findings">{items}</ul>'
+
+
+def problem(title: str, text: str, hint: str = "") -> str:
+    """A card for the user's mistake: what is wrong, and what to change."""
+    hint = f"<p class='hint'>→ {escape(hint)}</p>" if hint else ""
+    return f'<div class="card problem" role="alert"><h4>{escape(title)}</h4><pre>{escape(text)}</pre>{hint}</div>'
+
+
+def empty(text: str) -> str:
+    return f'<div class="card empty-state">{escape(text)}</div>'
+
+
+def verdict(verdict: Verdict) -> str:
+    words = {
+        "kept": "kept whole",
+        "cut": "cut at max length",
+        "dropped": "dropped: nothing to train on",
+        "wrong": "cannot be used",
+    }
+    reasons = "".join(f"<li>{escape(problem)}</li>" for problem in verdict.problems)
+    counts = f"{verdict.tokens} tokens, {verdict.trained} trained on" if verdict.tokens else ""
+    return (
+        f'<div class="verdict v-{verdict.verdict}"><b>{escape(verdict.place)}: {words[verdict.verdict]}</b> '
+        f"{counts}<ul>{reasons}</ul></div>"
+    )
+
+
+def progress_bar(share: float, label: str) -> str:
+    share = min(max(share, 0.0), 1.0)
+    return (
+        f'<div class="bar" role="progressbar" aria-label="{escape(label)}" aria-valuemin="0" aria-valuemax="100" '
+        f'aria-valuenow="{share:.0%}"><div style="width:{share:.1%}"></div></div>'
+    )
+
+
+def run_card(run: Run) -> str:
+    """State, progress, figures, and what can be done next."""
+    status = run.status()
+    logs = run.events("log")
+    start = (run.events("start") or [{}])[-1]
+    figures = []
+    if logs:
+        last = logs[-1]
+        figures += [("train loss", f"{last['loss']:.3f}"), ("tokens/s", f"{last['tokens'] / last['seconds']:.0f}")]
+    evals = run.events("eval")
+    if evals:
+        figures.append(("held-out loss", f"{evals[-1]['loss']:.3f}"))
+    if start:
+        share = start["trainable_parameters"] / start["total_parameters"]
+        figures.append(("trained parameters", f"{start['trainable_parameters']:,} ({share:.2%})"))
+    figures += _times(run, status, logs)
+    cells = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in figures)
+    done = status.step / status.max_steps if status.max_steps else 0
+    return (
+        f'<div class="card run"><div class="run-head"><span class="state s-{status.state}">{status.state}</span>'
+        f"<b>{escape(run.name)}</b><span>step {status.step} of {status.max_steps}</span></div>"
+        f"{progress_bar(done, 'training progress')}<dl>{cells}</dl>{_note(run, status)}</div>"
+    )
+
+
+def _times(run: Run, status, logs: list[dict]) -> list[tuple[str, str]]:
+    if status.active:
+        times = [("elapsed", clock(time.time() - status.started))]
+        if len(logs) > 1 and status.state == "training":
+            # The first step is slower than the others, so it does not count for the estimate.
+            pace = (logs[-1]["seconds"] - logs[0]["seconds"]) / (logs[-1]["step"] - logs[0]["step"])
+            times.append(("remaining", f"about {clock(pace * (status.max_steps - status.step))}"))
+        return times
+    ended = run.events("end")
+    return [("took", clock(ended[-1]["time"] - status.started))] if ended else []
+
+
+def _note(run: Run, status) -> str:
+    warnings = "".join(f'<p class="hint">⚠ {escape(event["message"])}</p>' for event in run.events("warning"))
+    if status.state in ("finished", "stopped") and run.has_adapter:
+        return f'{warnings}<p class="done">The adapter is in <code>{escape(run.adapter)}</code>.</p>'
+    if status.state in ("failed", "interrupted"):
+        log = run.log_tail()
+        tail = f"<details><summary>Last log lines</summary><pre>{escape(log)}</pre></details>" if log else ""
+        return f'{warnings}<pre class="reason" role="alert">{escape(status.message)}</pre>{tail}'
+    return f'{warnings}<p class="hint">{escape(status.message)}</p>' if status.message else warnings
+
+
+def clock(seconds: float) -> str:
+    """Seconds as 0:42 or 1:02:03."""
+    whole = max(0, round(seconds))
+    hours, minutes = whole // 3600, whole % 3600 // 60
+    return f"{hours}:{minutes:02}:{whole % 60:02}" if hours else f"{minutes}:{whole % 60:02}"

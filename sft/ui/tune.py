@@ -1,0 +1,283 @@
+"""The Tune tab: choose data and settings, start, watch, stop; and the runs so far.
+
+The page trains nothing itself: it writes a config, launch.py starts the process, and a timer reads the run folder.
+"""
+
+import hashlib
+import shutil
+from dataclasses import asdict, fields
+from functools import lru_cache
+from pathlib import Path
+
+import gradio as gr
+import pandas as pd
+
+from sft import launch, models
+from sft.check import Summary, check_row
+from sft.config import TrainConfig, read_yaml
+from sft.data import Table, conversations, read_table, shape_of
+from sft.errors import DataError, UserError
+from sft.runs import find_run, list_runs, runs_dir
+from sft.ui import paint
+from sft.ui.preview import DATA, format_of, guard_model
+
+CHECKED = 1000  # rows that the summary looks at; more would hold the page
+CURVE_POINTS = 240
+MAIN = ("max_steps", "learning_rate", "lora_r", "per_device_train_batch_size", "max_length")
+ADVANCED = (
+    "lora_alpha", "lora_dropout", "target_modules", "gradient_accumulation_steps", "lr_scheduler_type",
+    "warmup_steps", "weight_decay", "max_grad_norm", "eval_steps", "on_bad_rows", "seed",
+)  # fmt: skip
+SETTINGS = (*MAIN, *ADVANCED)
+FIELDS = {item.name: item for item in fields(TrainConfig)}
+_QUIET = {"show_progress": "hidden", "api_visibility": "private"}
+
+
+def build(owner_st: gr.State) -> dict:
+    """Builds and wires the tab. Returns what the page's load and the Chat tab need."""
+    with gr.Row():
+        with gr.Column(scale=4, min_width=320):
+            model_dd = gr.Dropdown(
+                [(f"{entry.name} ({entry.kind})", entry.name) for entry in models.CATALOGUE],
+                value="embedded",
+                allow_custom_value=True,
+                label="Model to tune",
+            )
+            source_rd = gr.Radio(["Example", "Upload", "Hub"], value="Example", label="Data")
+            example_dd = gr.Dropdown(list(DATA), value="support-json", label="Example data set")
+            upload_fl = gr.File(
+                label="JSONL, JSON, CSV or Parquet", file_types=[".jsonl", ".json", ".csv", ".parquet"], visible=False
+            )
+            with gr.Row(visible=False) as hub_row:
+                hub_tb = gr.Textbox(label="Hub id", placeholder="HuggingFaceTB/smoltalk", min_width=160)
+                config_tb = gr.Textbox(label="Config", placeholder="all", min_width=80)
+                split_tb = gr.Textbox("train", label="Split", min_width=80)
+            with gr.Row():
+                main = [_field(name) for name in MAIN]
+            with gr.Accordion("Advanced: names as in TRL and PEFT", open=False), gr.Row():
+                advanced = [_field(name) for name in ADVANCED]
+            with gr.Row():
+                start_btn = gr.Button("Start tuning", variant="primary", elem_id="start-tuning")
+                stop_btn = gr.Button("Stop and keep the adapter", interactive=False, elem_id="stop-tuning")
+        with gr.Column(scale=6, min_width=320):
+            run_dd = gr.Dropdown([], label="Run", info="Newest first", elem_id="run-picker")
+            card_html = gr.HTML(paint.empty("No run yet. Choose data and settings, then press Start tuning."))
+            curve_lp = gr.LinePlot(
+                _no_points(), x="step", y="loss", color="part", x_title="step", y_title="loss per trained token",
+                color_map={"train": "#6366f1", "held-out": "#f59e0b"}, height=260, visible=False, buttons=["export"],
+            )  # fmt: skip
+            chat_btn = gr.Button("Chat with it", visible=False, elem_id="chat-with-run")
+            with gr.Accordion("Rows as they will be trained on", open=True):
+                with gr.Row():
+                    row_nb = gr.Number(1, label="Row", minimum=1, precision=0, min_width=80, scale=1)
+                    look_btn = gr.Button("Look at the rows", size="sm", scale=1)
+                summary_html = gr.HTML(paint.empty("Choose a data set to see what a row teaches."))
+                row_html = gr.HTML()
+    seen_st = gr.State("")  # what the card showed last, so that nothing is sent when nothing changed
+    timer = gr.Timer(1.0)
+
+    source = [source_rd, example_dd, upload_fl, hub_tb, config_tb, split_tb]
+    rows_inputs = [model_dd, row_nb, main[MAIN.index("max_length")], *source]
+    shown = [card_html, curve_lp, stop_btn, chat_btn, seen_st]
+
+    def choose_source(kind):
+        return (gr.update(visible=kind == name) for name in ("Example", "Upload", "Hub"))
+
+    def use_example_settings(name):
+        values = example_settings(name)
+        return [values[setting] for setting in SETTINGS]
+
+    def begin(owner, model, *values):
+        settings = dict(zip(SETTINGS, values[: len(SETTINGS)], strict=True))
+        config = make_config(model, settings, *values[len(SETTINGS) :])
+        run = launch.start(config, runs_dir(), owner)
+        return gr.update(choices=run_names(owner), value=run.name)
+
+    def stop(owner, name):
+        launch.stop(find_run(name, runs_dir(), owner))
+        return gr.update(value="Stopping …", interactive=False)
+
+    source_rd.change(choose_source, source_rd, [example_dd, upload_fl, hub_row], **_QUIET)
+    example_dd.change(use_example_settings, example_dd, [*main, *advanced], **_QUIET)
+    for trigger in (example_dd.change, upload_fl.upload, row_nb.change, look_btn.click):
+        trigger(
+            user_errors(show_rows), rows_inputs, [summary_html, row_html],
+            trigger_mode="always_last", show_progress="minimal", api_visibility="private",
+        )  # fmt: skip
+    start_btn.click(
+        user_errors(begin), [owner_st, model_dd, *main, *advanced, *source], run_dd, api_visibility="private"
+    ).success(show_run, [owner_st, run_dd], shown, **_QUIET)
+    stop_btn.click(user_errors(stop), [owner_st, run_dd], stop_btn, **_QUIET)
+    run_dd.change(show_run, [owner_st, run_dd], shown, **_QUIET)
+    timer.tick(refresh, [owner_st, run_dd, seen_st], shown, queue=False, **_QUIET)
+    return {
+        "model_dd": model_dd, "run_dd": run_dd, "chat_btn": chat_btn, "fields": [*main, *advanced],
+        "use_example_settings": use_example_settings, "rows_inputs": rows_inputs,
+        "rows_outputs": [summary_html, row_html], "show_run": show_run, "shown": shown,
+    }  # fmt: skip
+
+
+def _field(name: str):
+    """The input for a setting, with label and help text from TrainConfig."""
+    rules, default = FIELDS[name].metadata, FIELDS[name].default
+    about = {"label": rules["label"], "info": rules["help"], "min_width": 150, "elem_id": f"setting-{name}"}
+    if rules["choices"]:
+        return gr.Dropdown(list(rules["choices"]), value=default, **about)
+    if isinstance(default, str):
+        return gr.Textbox(default, **about)
+    return gr.Number(default, precision=0 if isinstance(default, int) else None, **about)
+
+
+def example_settings(name: str) -> dict:
+    """The settings of the example's own config, where the model is left to the page."""
+    values = read_yaml(Path("examples") / f"{name}.yaml")
+    return asdict(TrainConfig.from_dict(values, name))
+
+
+def make_config(model, settings, kind, example, upload, hub_id, hub_config, split) -> TrainConfig:
+    """The config that the page's fields describe. Raises UserError for each thing that is wrong or missing."""
+    guard_model(model)
+    values = {"model": model, **{key: value for key, value in settings.items() if value is not None}}
+    if kind == "Example":
+        held_out = DATA[example].with_suffix(".eval.jsonl")
+        values |= {"dataset": str(DATA[example]), "eval_dataset": str(held_out)}
+    else:
+        name, config_name, split_name = _source(kind, example, upload, hub_id, hub_config, split)
+        values |= {"dataset": name, "dataset_config": config_name, "train_split": split_name, "eval_share": 0.1}
+    config = TrainConfig.from_dict(values, "The settings")
+    if kind != "Hub":
+        shape_of(read_table(config.dataset))  # what cannot be read is said here, not by a run that fails
+    return config
+
+
+def _source(kind, example, upload, hub_id, hub_config, split) -> tuple[str, str | None, str]:
+    if kind == "Example":
+        return str(DATA[example]), None, "train"
+    if kind == "Upload":
+        if not upload:
+            raise DataError("No file is uploaded yet.", "Drop a JSONL, JSON, CSV or Parquet file above.")
+        return str(_keep(Path(upload))), None, "train"
+    name = (hub_id or "").strip()
+    if not name:
+        raise DataError("No Hub id is given yet.", "Write an id such as HuggingFaceTB/smoltalk.")
+    if Path(name).exists() or name.startswith((".", "~", "/")):
+        raise DataError(f"{name} names a file of this machine.", "Upload the file, or give a Hub id.")
+    return name, (hub_config or "").strip() or None, (split or "").strip() or "train"
+
+
+def _keep(upload: Path) -> Path:
+    """The uploaded file under a name that outlives the page, so that its run can be run again."""
+    digest = hashlib.sha256(upload.read_bytes()).hexdigest()[:12]
+    kept = runs_dir() / "uploads" / digest / upload.name
+    if not kept.exists():
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(upload, kept)
+    return kept
+
+
+# ---- rows ----
+
+
+@lru_cache(maxsize=4)
+def _table(name: str, config: str | None, split: str) -> Table:
+    return read_table(name, config, split)
+
+
+def show_rows(model, number, max_length, *source):
+    """The verdicts on the data set in short, and one row as it will be trained on."""
+    table = _table(*_source(*source))
+    shape, _ = shape_of(table)
+    chat_format = format_of(model)
+    chosen = min(max(int(number or 1), 1), len(table.rows)) - 1
+    summary, first_bad, row = Summary(), None, None
+    for index, candidate in enumerate(conversations(table)):
+        if index >= CHECKED and index > chosen:
+            break
+        if index == chosen:
+            row = candidate
+        if index < CHECKED:
+            verdict = check_row(candidate, chat_format, int(max_length))
+            summary.add(verdict)
+            first_bad = first_bad or (verdict if verdict.verdict != "kept" else None)
+    return _summary(table, shape, summary, first_bad), _row(row, chat_format, int(max_length))
+
+
+def _summary(table: Table, shape: str, summary: Summary, first_bad) -> str:
+    first = f" (looked at the first {summary.rows:,})" if summary.rows < len(table.rows) else ""
+    bad = f"<p>First of the others: {paint.verdict(first_bad)}</p>" if first_bad else ""
+    return (
+        f'<div class="summary"><b>{paint.escape(table.source)}</b>: {len(table.rows):,} rows{first}, shape '
+        f"{paint.escape(shape)}. {summary.kept:,} kept whole, {summary.cut:,} cut, {summary.dropped:,} dropped, "
+        f"{summary.wrong:,} wrong. {summary.trained:,} of {summary.tokens:,} tokens are trained on; the longest row "
+        f"has {summary.longest}.{bad}</div>"
+    )
+
+
+def _row(row, chat_format, max_length: int) -> str:
+    verdict = paint.verdict(check_row(row, chat_format, max_length))
+    if row.conversation is None:
+        return verdict
+    rendered = chat_format.render(row.conversation.messages, row.conversation.tools)
+    return verdict + paint.legend(rendered) + paint.text_view(rendered)
+
+
+# ---- runs ----
+
+
+def run_names(owner: str) -> list[str]:
+    return [run.name for run in list_runs(runs_dir(), owner)]
+
+
+def show_run(owner: str, name: str | None):
+    """Card, curve and buttons for a run, and a mark of what was shown."""
+    if not name or name not in run_names(owner):
+        text = "No run yet. Choose data and settings, then press Start tuning."
+        return paint.empty(text), gr.update(visible=False), _stop(False), gr.update(visible=False), ""
+    run = find_run(name, runs_dir(), owner)
+    status = run.status()
+    points = _points(run)
+    curve = gr.update(value=points, visible=len(points) > 0, x_lim=[0, max(status.max_steps, 1)])
+    mark = f"{name} {status.state} {status.updated} {len(points)}"
+    return paint.run_card(run), curve, _stop(status.active and not run.stop_asked), _chat(run), mark
+
+
+def refresh(owner: str, name: str | None, seen: str):
+    """Every second: nothing while nothing changed, save that the clock of a working run moves on."""
+    card, curve, stop_btn, chat_btn, mark = show_run(owner, name)
+    if mark != seen:
+        return card, curve, stop_btn, chat_btn, mark
+    working = bool(name) and mark.split(" ")[1:2] not in ([], ["finished"], ["stopped"], ["failed"], ["interrupted"])
+    return card if working else gr.skip(), gr.skip(), gr.skip(), gr.skip(), gr.skip()
+
+
+def _stop(possible: bool):
+    return gr.update(value="Stop and keep the adapter", interactive=possible)
+
+
+def _chat(run):
+    return gr.update(visible=run.has_adapter, variant="primary" if run.has_adapter else "secondary")
+
+
+def _no_points() -> pd.DataFrame:
+    return pd.DataFrame({"step": [], "loss": [], "part": []})
+
+
+def _points(run) -> pd.DataFrame:
+    """Train and held-out losses; a long curve is thinned, the last point stays."""
+    rows = [(event["step"], event["loss"], "train") for event in run.events("log")]
+    stride = max(1, -(-len(rows) // CURVE_POINTS))
+    rows = [*rows[:-1:stride], *rows[-1:]]
+    rows += [(event["step"], event["loss"], "held-out") for event in run.events("eval")]
+    return pd.DataFrame(rows, columns=["step", "loss", "part"])
+
+
+def user_errors(handler):
+    """Shows a UserError of `handler` on the page, in its own words."""
+
+    def guarded(*values):
+        try:
+            return handler(*values)
+        except UserError as error:
+            raise gr.Error(paint.escape(str(error)), duration=None, title="That does not work", print_exception=False)  # noqa: B904
+
+    return guarded
