@@ -5,4 +5,6 @@ from sft import ui
 demo = ui.build()
 
 if __name__ == "__main__":
-    demo.launch(**ui.launch_options())
+    demo.launch(prevent_thread_lock=True, **ui.launch_options())
+    ui.READINESS.begin()  # after the page is served, which needs no model
+    demo.block_thread()

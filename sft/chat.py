@@ -108,6 +108,7 @@ class Weights:
                     "The base model may have changed since; train again.",
                 ) from None
             self._model.eval()
+        self._model.set_adapter(name)
         self._adapters[name] = None
         self._adapters.move_to_end(name)
         while len(self._adapters) > KEPT_ADAPTERS:

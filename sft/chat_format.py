@@ -322,7 +322,8 @@ class ChatFormat:
         backend = json.loads(self.tokenizer.backend_tokenizer.to_str())
         for setting in ("padding", "truncation"):  # set by whoever used the tokenizer last, and never used here
             backend.pop(setting, None)
-        parts = [self.chat_template, self.template_kwargs, dict(self.tokenizer.special_tokens_map), backend]
+        special = {name: token for name, token in self.tokenizer.special_tokens_map.items() if name != "pad_token"}
+        parts = [self.chat_template, self.template_kwargs, special, backend]
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def save(self, folder: Path) -> None:

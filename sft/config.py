@@ -95,13 +95,17 @@ class TrainConfig:
     )
     eval_strategy: str = _setting(
         "steps",
-        "'steps' measures the held-out loss every eval_steps, 'no' never does",
+        "'steps' measures the held-out loss every eval_steps, if rows are held out; 'no' never does",
         label="eval_strategy",
         choices=("no", "steps"),
     )
     eval_steps: int = _setting(
         10, "steps between two measurements", label="eval_steps", minimum=1, maximum=1_000_000
     )
+    max_eval_samples: int = _setting(
+        64, "held-out rows measured while training; evaluate takes them all", label="max_eval_samples", minimum=1,
+        maximum=1_000_000,
+    )  # fmt: skip
     seed: int = _setting(
         42, "same seed, same rows in the same order", label="seed", minimum=0, maximum=2**31 - 1
     )
@@ -223,6 +227,4 @@ def _combination_problems(values: dict) -> list[str]:
     held_out = [key for key in ("eval_dataset", "eval_split", "eval_share") if values.get(key)]
     if len(held_out) > 1:
         found.append(f"{' and '.join(held_out)}: give only one of them")
-    if not held_out and values.get("eval_strategy", "no") == "steps":
-        found.append("eval_strategy: 'steps' needs held-out rows; give eval_dataset, eval_split or eval_share")
     return found

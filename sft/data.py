@@ -49,10 +49,16 @@ def read_table(source: str, config: str | None = None, split: str = "train") -> 
 
     Raises DataError where there is nothing to read, or not what the file's ending says.
     """
-    path = Path(source).expanduser()
-    if path.is_dir():
-        path = _file_in_folder(path, split)
-    if path.is_file():
+    try:
+        path = Path(source).expanduser()
+        if path.is_dir():
+            path = _file_in_folder(path, split)
+        is_file = path.is_file()
+    except (OSError, RuntimeError) as error:  # a name that is too long, a home folder that nobody has
+        raise DataError(
+            f"{source[:100]} is not a path that can be read: {error}", "Give the path of a file, or a Hub id."
+        ) from None
+    if is_file:
         return _read_file(path)
     if path.suffix.lower() in SUFFIXES or path.is_absolute() or source.startswith((".", "~")):
         raise DataError(f"There is no file {source}.", "Check the path; it is relative to the working directory.")
@@ -173,11 +179,16 @@ def _read_parquet(path: Path) -> Table:
 
 def _read_hub(source: str, config: str | None, split: str) -> Table:
     import datasets
-    from huggingface_hub.errors import HFValidationError, HfHubHTTPError, RepositoryNotFoundError
+    import httpx2  # what huggingface_hub speaks HTTP with
+    import yaml
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
     from huggingface_hub.utils import validate_repo_id
 
+    unreadable = (datasets.exceptions.DatasetsError, datasets.data_files.EmptyDatasetError)
     try:
         validate_repo_id(source)
+        if source.count("/") != 1:  # datasets takes "json", "text" and the like for readers of all files around here
+            raise HFValidationError
         rows = datasets.load_dataset(source, config, split=split)
     except HFValidationError:
         raise DataError(
@@ -190,13 +201,24 @@ def _read_hub(source: str, config: str | None, split: str) -> Table:
             "Check the spelling; a gated data set needs `hf auth login` first.",
         ) from None
     except ValueError as error:  # an unknown config or split: the library's message lists the known ones
-        raise DataError(f"{source}: {error}", "Choose one of the names that the message lists.") from None
-    except (HfHubHTTPError, OSError) as error:
+        said = str(error).partition("\nExample of usage")[0]
+        raise DataError(f"{source}: {said}", "Choose one of the names that the message lists.") from None
+    except (*unreadable, RuntimeError, StopIteration, yaml.YAMLError) as error:
+        reason = error.__cause__ or error  # datasets wraps what went wrong with a file's content
         raise DataError(
-            f"{source} could not be read from the Hub: {str(error).splitlines()[0]}",
+            f"{source} is on the Hub, but its files cannot be read as rows: {_first_line(reason)}",
+            "Choose another data set, or download its file and give the path.",
+        ) from None
+    except (httpx2.HTTPError, OSError) as error:
+        raise DataError(
+            f"{source} could not be read from the Hub: {_first_line(error)}",
             "Check the network, or use a local file.",
         ) from None
     return Table(source, rows)
+
+
+def _first_line(error: BaseException) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 # ---- rows → conversations ----

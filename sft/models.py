@@ -53,15 +53,15 @@ def _cached(repo_id: str) -> bool:
 
 
 def _hub_answers() -> bool:
-    import httpx
+    import httpx2  # what huggingface_hub itself speaks HTTP with
     from huggingface_hub import constants
 
     if constants.HF_HUB_OFFLINE:
         return False
     try:
         url = f"{constants.ENDPOINT}/api/models/{DEFAULT}"
-        return httpx.get(url, timeout=HUB_PATIENCE, follow_redirects=True).is_success
-    except httpx.HTTPError:
+        return httpx2.get(url, timeout=HUB_PATIENCE, follow_redirects=True).is_success
+    except httpx2.HTTPError:
         return False
 
 
@@ -75,11 +75,17 @@ def locate(name: str, report: Callable[[str, float], None] = lambda stage, share
         return embedded.ensure(report)
     looks_local = name.startswith((".", "~", "/")) or Path(name).is_absolute()
     known = any(entry.name == name for entry in CATALOGUE)
-    if looks_local or (not known and (Path(name) / "config.json").is_file()):
+    try:
         folder = Path(name).expanduser()
-        if not folder.is_dir():
-            raise ModelError(f"There is no folder {name}.", "Give the path of a folder with config.json in it.")
-    else:
+        local = looks_local or (not known and (folder / "config.json").is_file())
+        missing = local and not folder.is_dir()
+    except (OSError, RuntimeError) as error:  # a name that is too long, a home folder that nobody has
+        raise ModelError(
+            f"{name[:100]} is not a path that can be read: {error}", "Give the path of a folder, or a Hub id."
+        ) from None
+    if missing:
+        raise ModelError(f"There is no folder {name}.", "Give the path of a folder with config.json in it.")
+    if not local:
         report(f"Downloading {name} from the Hub", 0.0)
         folder = _download(name)
     _check(folder, name)
@@ -87,6 +93,7 @@ def locate(name: str, report: Callable[[str, float], None] = lambda stage, share
 
 
 def _download(repo_id: str) -> Path:
+    import httpx2
     from huggingface_hub import errors, snapshot_download
 
     wanted = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
@@ -107,14 +114,23 @@ def _download(repo_id: str) -> Path:
             f"There is no model {repo_id} on the Hub that you may read, and no such folder here.",
             "Check the spelling; a private model needs `hf auth login` first.",
         ) from None
-    except (errors.LocalEntryNotFoundError, errors.HfHubHTTPError, OSError) as error:
+    except (errors.LocalEntryNotFoundError, httpx2.HTTPError, OSError) as error:
         raise ModelError(
-            f"{repo_id} is not in the cache and the Hub cannot be reached: {str(error).splitlines()[0]}",
+            f"{repo_id} is not in the cache and cannot be downloaded from the Hub: {_reason(error)}",
             "Check the network, or use the model 'embedded'.",
         ) from None
 
 
+def _reason(error: Exception) -> str:
+    """The first line that says something of what a library says, or else the error's name."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
 def _check(folder: Path, name: str) -> None:
+    if (folder / "adapter_config.json").is_file():
+        # transformers would look up which base model the adapter names, and load that one instead.
+        raise ModelError(f"{name} holds an adapter, not a base model.", "Choose the model that it was tuned from.")
     config = folder / "config.json"
     if not config.is_file():
         raise ModelError(f"{name} has no config.json, so it is not a transformers model.", "Choose another model.")
@@ -128,6 +144,8 @@ def _check(folder: Path, name: str) -> None:
         about = json.loads(config.read_text(encoding="utf-8"))
     except ValueError:
         raise ModelError(f"{name}: config.json is not valid JSON.", "Download the model again.") from None
+    if not isinstance(about, dict):
+        raise ModelError(f"{name}: config.json is not a JSON object.", "Download the model again.")
     if "auto_map" in about:
         raise ModelError(
             f"{name} needs code of its own to run, and code from a repository is never run here.",
@@ -137,13 +155,11 @@ def _check(folder: Path, name: str) -> None:
 
 def load_tokenizer(folder: Path):
     """The fast tokenizer in `folder`."""
-    from transformers import AutoTokenizer
-
     try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
+        tokenizer = _tokenizer_class(folder).from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:  # JSON of another shape
         raise ModelError(
-            f"The tokenizer in {folder} cannot be loaded: {str(error).splitlines()[0]}", "Choose another model."
+            f"The tokenizer in {folder} cannot be loaded: {_reason(error)}", "Choose another model."
         ) from None
     if not tokenizer.is_fast:
         raise ModelError(
@@ -153,21 +169,54 @@ def load_tokenizer(folder: Path):
     return tokenizer
 
 
+def _tokenizer_class(folder: Path):
+    """AutoTokenizer, or at once the class that it would choose where the folder names the plain one.
+
+    Importing AutoTokenizer imports torch, which takes seconds that a first preview need not wait for.
+    """
+    config = folder / "tokenizer_config.json"
+    if config.is_file() and json.loads(config.read_text(encoding="utf-8")).get("tokenizer_class") in (
+        "TokenizersBackend",
+        "PreTrainedTokenizerFast",
+    ):
+        from transformers import PreTrainedTokenizerFast
+
+        return PreTrainedTokenizerFast
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer
+
+
 def load_base(folder: Path):
     """The model in `folder`, in eval mode: float32 on a CPU, bfloat16 on a GPU that has it."""
     import torch
+    from huggingface_hub.errors import StrictDataclassError
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
     cuda = torch.cuda.is_available()
     dtype = torch.bfloat16 if cuda and torch.cuda.is_bf16_supported() else torch.float32
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=dtype, local_files_only=True, use_safetensors=True, trust_remote_code=False
+        model, report = AutoModelForCausalLM.from_pretrained(
+            folder,
+            dtype=dtype,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, StrictDataclassError) as error:
         raise ModelError(
-            f"The model in {folder} cannot be loaded: {str(error).splitlines()[0]}", "Choose another model."
+            f"The model in {folder} cannot be loaded: {_reason(error)}",
+            "Download it again, or choose another model.",
         ) from None
+    if report["missing_keys"]:
+        # transformers would fill these with random numbers and only log it.
+        raise ModelError(
+            f"The weights in {folder} are incomplete: {len(report['missing_keys'])} of the model's tensors are "
+            f"missing, such as {min(report['missing_keys'])}.",
+            "Choose a model that was made to generate text.",
+        )
     return model.to("cuda" if cuda else "cpu").eval()
 
 

@@ -24,6 +24,9 @@ from sft.runs import Run
 from sft.trainer import Trainer
 
 
+EVAL_BATCH = 8  # without a backward pass there is room for more rows than in training
+
+
 class StopAsked(Exception):
     """The run was asked to stop before its first step."""
 
@@ -61,13 +64,16 @@ def prepare(config: TrainConfig, chat_format: ChatFormat, recorder: "Recorder") 
     split = data.load_split(config)
     for warning in split.warnings:
         recorder.warn(warning)
+    if not split.held_out and config.eval_strategy == "steps":
+        recorder.warn("no rows are held out, so the held-out loss is not measured")
     rows = _encode(split.train, chat_format, config.max_length, "training", recorder)
     if not rows:
         raise DataError(
             f"No row of {config.dataset} has a token to train on within {config.max_length} tokens.",
             "Raise max_length, or look at the rows with `python -m sft check`.",
         )
-    return rows, _encode(split.held_out, chat_format, config.max_length, "held-out", recorder)
+    measured = split.held_out[: config.max_eval_samples]
+    return rows, _encode(measured, chat_format, config.max_length, "held-out", recorder)
 
 
 def _encode(
@@ -99,7 +105,7 @@ def build_trainer(
         output_dir=str(folder),
         max_steps=config.max_steps,
         per_device_train_batch_size=config.per_device_train_batch_size,
-        per_device_eval_batch_size=config.per_device_train_batch_size,
+        per_device_eval_batch_size=EVAL_BATCH,
         gradient_accumulation_steps=config.gradient_accumulation_steps,
         learning_rate=config.learning_rate,
         lr_scheduler_type=config.lr_scheduler_type,
@@ -116,7 +122,8 @@ def build_trainer(
         use_cpu=not on_gpu,
         bf16=on_gpu and torch.cuda.is_bf16_supported(),
         # At this size recomputing the activations costs more time than the memory is worth.
-        gradient_checkpointing=False,
+        gradient_checkpointing=None,  # the older name, which TRL switches on
+        activation_checkpointing=False,
         ddp_backend="gloo" if not on_gpu and int(os.environ.get("WORLD_SIZE", "1")) > 1 else None,
         dataloader_pin_memory=on_gpu,
         remove_unused_columns=False,

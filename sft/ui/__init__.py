@@ -76,6 +76,9 @@ def build() -> gr.Blocks:
         ready_timer = gr.Timer(0.5)
         _wire(demo, tabs, owner_st, browser_bs, banner_html, ready_timer, preview_parts, tune_parts, chat_parts)
         tune_tab.select(_stand_by, **_QUIET)
+        tune_tab.select(
+            tune.user_errors(tune.show_rows), tune_parts["rows_inputs"], tune_parts["rows_outputs"], **_QUIET
+        )
         chat_tab.select(_refresh_chat, [owner_st, chat_parts["run_dd"]], chat_parts["run_dd"], **_QUIET)
     return demo
 

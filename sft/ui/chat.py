@@ -1,10 +1,12 @@
 """The Chat tab: base and tuned model side by side, one prompt for both."""
 
+import random
 from dataclasses import dataclass, field
 
 import gradio as gr
 
 from sft import models
+from sft.data import conversations, load_split, read_table
 from sft.errors import UserError
 from sft.runs import find_run, list_runs, runs_dir
 from sft.ui import paint
@@ -42,6 +44,7 @@ def build(owner_st: gr.State) -> dict:
         )  # fmt: skip
         send_btn = gr.Button("Send", variant="primary", min_width=90, scale=1, elem_id="send")
     with gr.Row():
+        try_btn = gr.Button("Try a held-out row", size="sm", elem_id="try-held-out")
         stop_btn = gr.Button("Stop", size="sm")
         retry_btn = gr.Button("Retry", size="sm")
         clear_btn = gr.Button("Clear", size="sm")
@@ -88,10 +91,11 @@ def build(owner_st: gr.State) -> dict:
     sending.append(retry_btn.click(retry, asked, shown, concurrency_limit=8, **_QUIET))
     stop_btn.click(None, cancels=sending, api_visibility="private")
     clear_btn.click(clear, None, shown, cancels=sending, **_QUIET)
-    run_dd.change(describe, [owner_st, run_dd], [who_html, panes[1]], **_QUIET)
+    try_btn.click(held_out_prompt, [owner_st, run_dd], prompt_tb, **_QUIET)
+    run_dd.change(describe, [owner_st, run_dd], [who_html, *panes], **_QUIET)
     run_dd.change(suggested_system, [owner_st, run_dd], system_tb, **_QUIET)
     run_dd.change(clear, None, shown, cancels=sending, **_QUIET)
-    return {"run_dd": run_dd, "who_html": who_html}
+    return {"run_dd": run_dd}
 
 
 def _pane(label: str, elem_id: str) -> gr.Chatbot:
@@ -112,20 +116,30 @@ def choices(owner: str) -> list[tuple[str, str]]:
 def describe(owner: str, who: str | None):
     """Which model and which adapter each pane shows; the second pane is hidden for a base model alone."""
     if not who:
-        return paint.empty("Tune a model first, or choose a base model alone."), gr.update()
+        return paint.empty("Tune a model first, or choose a base model alone."), gr.update(), gr.update()
     if who.startswith(BASE_ALONE):
-        name = paint.escape(who.removeprefix(BASE_ALONE))
-        return f'<div class="who"><span><b>Base</b> {name}, no adapter</span></div>', gr.update(visible=False)
+        name = who.removeprefix(BASE_ALONE)
+        return "", gr.update(label=f"Base: {name}, no adapter"), gr.update(visible=False)
     try:
         run = find_run(who, runs_dir(), owner)
-        model = paint.escape(run.config().model)
+        model = run.config().model
     except UserError as error:
-        return paint.problem("This run cannot be used", error.message, error.hint), gr.update(visible=True)
-    text = (
-        f'<div class="who"><span><b>Base</b> {model}, adapter off</span>'
-        f"<span><b>Tuned</b> {model} + adapter of {paint.escape(run.name)}</span></div>"
-    )
-    return text, gr.update(visible=True)
+        return paint.problem("This run cannot be used", error.message, error.hint), gr.update(), gr.update()
+    tuned = gr.update(label=f"Tuned: {model} + adapter of {run.name}", visible=True)
+    return "", gr.update(label=f"Base: {model}, adapter off"), tuned
+
+
+def held_out_prompt(owner: str, who: str | None) -> str:
+    """A question from the rows that the run was never trained on."""
+    if not who or who.startswith(BASE_ALONE):
+        gr.Info("A base model alone has no held-out rows; choose a run.")
+        return gr.skip()
+    try:
+        rows = load_split(find_run(who, runs_dir(), owner).config()).held_out
+    except UserError as error:
+        raise gr.Error(paint.escape(str(error)), title="No held-out rows", print_exception=False) from None
+    questions = [m["content"] for row in rows for m in row.messages[:-1] if m["role"] == "user"]
+    return random.choice(questions) if questions else gr.skip()
 
 
 def suggested_system(owner: str, who: str | None) -> str:
@@ -134,8 +148,6 @@ def suggested_system(owner: str, who: str | None) -> str:
         return ""
     try:
         config = find_run(who, runs_dir(), owner).config()
-        from sft.data import conversations, read_table
-
         table = read_table(config.dataset, config.dataset_config, config.train_split)
         found = set()
         for row, _ in zip(conversations(table), range(50), strict=False):

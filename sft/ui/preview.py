@@ -124,17 +124,19 @@ def _editor(demo: gr.Blocks, messages_st: gr.State, shape_st: gr.State) -> None:
     @gr.render([messages_st, shape_st], [demo.load, shape_st.change], show_progress="hidden")
     def draw(messages, shape):
         for index, message in enumerate(messages):
-            with gr.Group(elem_classes=f"message role-{message['role']}"):
+            with gr.Group(elem_classes=f"turn role-{message['role']}"):
                 with gr.Row(equal_height=True):
                     role_dd = gr.Dropdown(
-                        ROLES, value=message["role"], label=f"Role of message {index + 1}", min_width=140, scale=3
-                    )
+                        ROLES, value=message["role"], label=f"Role of message {index + 1}",
+                        show_label=False, container=False, min_width=130, scale=3,
+                    )  # fmt: skip
                     up_btn = gr.Button("↑", size="sm", min_width=36, elem_id=f"up-{index}", interactive=index > 0)
                     down_btn = gr.Button("↓", size="sm", min_width=36, interactive=index < len(messages) - 1)
                     remove_btn = gr.Button("✕", size="sm", min_width=36, elem_id=f"remove-{index}")
                 content_tb = gr.Textbox(
-                    message.get("content") or "", lines=2, max_lines=12, label="Content", elem_id=f"content-{index}"
-                )
+                    message.get("content") or "", lines=1, max_lines=12, label=f"Content of message {index + 1}",
+                    show_label=False, container=False, elem_id=f"content-{index}",
+                )  # fmt: skip
 
             def write(key, index=index):
                 return lambda value, messages: [

@@ -36,6 +36,7 @@ class Readiness:
             self._report("Loading the tokenizer", 1.0)
             models.load_tokenizer(folder)
             self.model, self.ready = model, True
+            import sft.chat  # noqa: F401  (torch takes seconds to import; better now than at the first reply)
         except UserError as error:
             self.error = error
 

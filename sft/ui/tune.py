@@ -26,7 +26,7 @@ CURVE_POINTS = 240
 MAIN = ("max_steps", "learning_rate", "lora_r", "per_device_train_batch_size", "max_length")
 ADVANCED = (
     "lora_alpha", "lora_dropout", "target_modules", "gradient_accumulation_steps", "lr_scheduler_type",
-    "warmup_steps", "weight_decay", "max_grad_norm", "eval_steps", "on_bad_rows", "seed",
+    "warmup_steps", "weight_decay", "max_grad_norm", "eval_steps", "max_eval_samples", "on_bad_rows", "seed",
 )  # fmt: skip
 SETTINGS = (*MAIN, *ADVANCED)
 FIELDS = {item.name: item for item in fields(TrainConfig)}
@@ -68,9 +68,9 @@ def build(owner_st: gr.State) -> dict:
             )  # fmt: skip
             chat_btn = gr.Button("Chat with it", visible=False, elem_id="chat-with-run")
             with gr.Accordion("Rows as they will be trained on", open=True):
-                with gr.Row():
+                with gr.Row(equal_height=True, elem_classes="row-picker"):
                     row_nb = gr.Number(1, label="Row", minimum=1, precision=0, min_width=80, scale=1)
-                    look_btn = gr.Button("Look at the rows", size="sm", scale=1)
+                    look_btn = gr.Button("Look at the rows", scale=2)
                 summary_html = gr.HTML(paint.empty("Choose a data set to see what a row teaches."))
                 row_html = gr.HTML()
     seen_st = gr.State("")  # what the card showed last, so that nothing is sent when nothing changed
@@ -255,7 +255,7 @@ def _stop(possible: bool):
 
 
 def _chat(run):
-    return gr.update(visible=run.has_adapter, variant="primary" if run.has_adapter else "secondary")
+    return gr.update(visible=run.has_adapter)
 
 
 def _no_points() -> pd.DataFrame:

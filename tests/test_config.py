@@ -1,0 +1,104 @@
+"""TrainConfig: what YAML and --set may say, and how wrong settings are told."""
+
+from dataclasses import fields
+from pathlib import Path
+
+import pytest
+
+from sft.config import TrainConfig, read_yaml
+from sft.errors import ConfigError
+
+EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.yaml"))
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_every_example_config_loads_and_says_its_command(path):
+    TrainConfig.load(path)
+    assert path.read_text().startswith(f"# python -m sft train examples/{path.name}\n")
+
+
+def test_the_lessons_run_is_the_lessons():
+    config = TrainConfig.load("examples/lesson.yaml")
+    assert (config.model, config.dataset, config.dataset_config) == (
+        "HuggingFaceTB/SmolLM2-135M", "HuggingFaceTB/smoltalk", "all",
+    )  # fmt: skip
+    assert (config.max_steps, config.per_device_train_batch_size, config.learning_rate, config.eval_steps) == (
+        1000, 4, 5e-5, 50,
+    )  # fmt: skip
+
+
+def test_saving_and_loading_changes_nothing(tmp_path):
+    config = TrainConfig.load("examples/support-json.yaml", ["learning_rate=1e-4", "eval_strategy=no"])
+    assert (config.learning_rate, config.eval_strategy) == (1e-4, "no")
+    config.save(tmp_path / "config.yaml")
+    assert TrainConfig.load(tmp_path / "config.yaml") == config
+
+
+def test_an_unknown_setting_names_the_nearest():
+    with pytest.raises(ConfigError, match=r"learning_rates: there is no such setting; did you mean learning_rate\?"):
+        TrainConfig.from_dict({"dataset": "x.jsonl", "learning_rates": 1})
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "said"),
+    [
+        ("max_steps", 0, "at least 1"),
+        ("max_steps", 2.5, "whole number"),
+        ("max_steps", True, "must be a number"),
+        ("max_steps", None, "needs a value"),
+        ("learning_rate", 0, "more than 0"),
+        ("learning_rate", "fast", "must be a number"),
+        ("learning_rate", float("nan"), "finite"),
+        ("lora_r", -1, "at least 1"),
+        ("max_length", 1, "at least 8"),
+        ("lora_dropout", 1, "at most 0.9"),
+        ("eval_share", 0.9, "at most 0.5"),
+        ("lr_scheduler_type", "zigzag", "one of cosine"),
+        ("on_bad_rows", "train", "one of stop, skip"),
+        ("model", 5, "must be text"),
+    ],
+)
+def test_numbers_out_of_range_are_refused(key, value, said):
+    with pytest.raises(ConfigError) as caught:
+        TrainConfig.from_dict({"dataset": "x.jsonl", key: value})
+    assert f"{key}: " in str(caught.value)
+    assert said in str(caught.value)
+
+
+def test_all_problems_are_reported_at_once():
+    with pytest.raises(ConfigError) as caught:
+        TrainConfig.from_dict({"max_steps": 0, "seed": -1, "colour": "red"})
+    assert all(key in str(caught.value) for key in ("max_steps", "seed", "colour"))
+
+
+def test_settings_that_exclude_each_other():
+    with pytest.raises(ConfigError, match="give only one"):
+        TrainConfig.from_dict({"dataset": "x", "eval_share": 0.1, "eval_dataset": "y"})
+    with pytest.raises(ConfigError, match="name the data set"):
+        TrainConfig.from_dict({"max_steps": 3})
+
+
+def test_files_that_are_no_config(tmp_path):
+    with pytest.raises(ConfigError, match="no config file"):
+        read_yaml(tmp_path / "none.yaml")
+    (tmp_path / "a.yaml").write_text("max_steps: [1")
+    with pytest.raises(ConfigError, match="not valid YAML"):
+        read_yaml(tmp_path / "a.yaml")
+    (tmp_path / "b.yaml").write_text("just words")
+    with pytest.raises(ConfigError, match="holds no settings"):
+        read_yaml(tmp_path / "b.yaml")
+    with pytest.raises(ConfigError, match="has no '='"):
+        TrainConfig.load("examples/support-json.yaml", ["max_steps"])
+
+
+def test_every_setting_explains_itself():
+    for item in fields(TrainConfig):
+        assert item.metadata["help"], item.name
+        assert item.metadata["label"], item.name
+
+
+def test_targets_are_as_peft_takes_them():
+    assert TrainConfig(dataset="x").targets() == "all-linear"
+    assert TrainConfig.from_dict({"dataset": "x", "target_modules": ["q_proj", "v_proj"]}).targets() == [
+        "q_proj", "v_proj",
+    ]  # fmt: skip

@@ -1,0 +1,72 @@
+"""The order of DESIGN: a file imports only from files above it, and above the line nothing heavy is imported."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+ORDER = [
+    "sft.errors", "sft.messages", "sft.config", "sft.data", "sft.chat_format", "sft.check", "sft.runs", "sft.embedded",
+    "LINE",
+    "sft.models", "sft.trainer", "sft.train", "sft.chat", "sft.evaluate", "sft.launch",
+]  # fmt: skip
+FACES = {"sft.cli": "sft.ui", "sft.ui": "sft.cli"}
+HEAVY = {"torch", "trl", "peft", "gradio"}
+FILES = sorted((ROOT / "sft").rglob("*.py"))
+
+
+def module(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imports(path: Path) -> set[str]:
+    """Every module that the file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found |= {node.module} | {f"{node.module}.{name.name}" for name in node.names}
+    return {name for name in found if name}
+
+
+def test_every_file_has_its_place():
+    known = {*ORDER, "sft", "sft.cli", "sft.__main__"}
+    assert {module(path) for path in FILES if "ui" not in path.parts} == known - {"LINE"}
+
+
+@pytest.mark.parametrize("path", FILES, ids=module)
+def test_a_file_imports_only_from_above(path):
+    name, used = module(path), imports(path)
+    if name in ORDER:
+        below = ORDER[ORDER.index(name) :]
+        assert not used & set(below), f"{name} imports {used & set(below)}"
+    else:
+        other = FACES.get(name.split(".ui")[0] + ".ui" if ".ui" in name else name)
+        assert not [item for item in used if other and item.startswith(other)]
+    if name in ORDER[: ORDER.index("LINE")] and name != "sft.embedded":  # its conversion is a program of its own
+        assert not {item.split(".")[0] for item in used} & HEAVY
+
+
+def loaded_by(statement: str) -> set[str]:
+    code = f"import sys; {statement}; print(' '.join(name for name in sys.modules if '.' not in name))"
+    return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+
+
+def test_what_is_above_the_line_loads_nothing_heavy():
+    names = ", ".join(ORDER[: ORDER.index("LINE")])
+    assert not loaded_by(f"import {names}") & HEAVY
+
+
+def test_the_page_is_built_without_torch_and_transformers():
+    assert not loaded_by("import app") & {"torch", "transformers", "trl", "peft"}
+
+
+def test_help_loads_nothing_heavy():
+    statement = "import contextlib, io, sft.cli\nwith contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()): sft.cli.main(['--help'])\n"
+    code = statement + "import sys; print(' '.join(name for name in sys.modules if '.' not in name))"
+    loaded = set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
+    assert not loaded & {*HEAVY, "transformers", "datasets", "yaml", "psutil"}

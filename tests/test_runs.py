@@ -1,0 +1,141 @@
+"""The run folder: atomic status, appended events, and what a reader concludes when a process is gone."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+
+import pytest
+
+from sft.config import TrainConfig
+from sft.errors import RunError
+from sft.runs import Run, create_run, find_run, list_runs, runs_dir
+
+CONFIG = TrainConfig.from_dict({"dataset": "examples/support-json.jsonl", "max_steps": 5})
+
+
+def test_a_new_run_is_queued_and_keeps_its_config(tmp_path):
+    run = create_run(CONFIG, tmp_path)
+    assert run.name.startswith("support-json-")
+    assert (run.status().state, run.status().max_steps) == ("queued", 5)
+    assert run.config() == CONFIG
+    assert not run.has_adapter
+
+
+def test_names_are_plain_and_taken_once(tmp_path):
+    create_run(CONFIG, tmp_path, "one")
+    with pytest.raises(RunError, match="already a run one"):
+        create_run(CONFIG, tmp_path, "one")
+    for name in ("../out", "a/b", ".hidden", ""):
+        if name:
+            with pytest.raises(RunError, match="cannot name a run"):
+                create_run(CONFIG, tmp_path, name)
+
+
+def test_two_runs_in_the_same_second_have_two_names(tmp_path):
+    assert len({create_run(CONFIG, tmp_path).name for _ in range(5)}) == 5
+
+
+def test_runs_belong_to_their_owner(tmp_path):
+    create_run(CONFIG, tmp_path, "mine", owner="alice")
+    create_run(CONFIG, tmp_path, "yours", owner="bob")
+    assert [run.name for run in list_runs(tmp_path, "alice")] == ["mine"]
+    assert find_run("mine", tmp_path, "alice").name == "mine"
+    for name in ("yours", "none", "../mine"):
+        with pytest.raises(RunError, match="There is no run"):
+            find_run(name, tmp_path, "alice")
+
+
+def test_where_runs_live(monkeypatch, tmp_path):
+    monkeypatch.delenv("SFT_RUNS_DIR", raising=False)
+    assert str(runs_dir()) == "runs"
+    monkeypatch.setenv("SFT_RUNS_DIR", str(tmp_path))
+    assert runs_dir() == tmp_path
+    assert runs_dir("other").name == "other"
+
+
+def working_process(run: Run) -> subprocess.Popen:
+    """A process that says that it works on the run, and then does nothing."""
+    code = (
+        "import sys, time; from pathlib import Path; from sft.runs import Run\n"
+        "Run(Path(sys.argv[1])).set_status('training', step=3, max_steps=5); print('ready', flush=True); time.sleep(60)"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code, str(run.folder)], stdout=subprocess.PIPE)
+    process.stdout.readline()
+    return process
+
+
+def test_a_killed_process_leaves_an_interrupted_run(tmp_path):
+    run = create_run(CONFIG, tmp_path)
+    process = working_process(run)
+    assert run.status().state == "training"
+    with pytest.raises(RunError, match="still working"):
+        run.delete()
+    os.kill(process.pid, signal.SIGKILL)
+    deadline = time.monotonic() + 5
+    while run.status().state != "interrupted" and time.monotonic() < deadline:
+        time.sleep(0.05)  # the process is a zombie until it is waited for: that counts as gone
+    status = run.status()
+    assert status.state == "interrupted"
+    assert "at step 3" in status.message
+    process.wait()
+    run.delete()
+    assert not run.folder.exists()
+
+
+def test_a_process_number_that_was_given_away_again_is_not_the_run(tmp_path):
+    run = create_run(CONFIG, tmp_path)
+    run.set_status("training", step=1, max_steps=5)
+    path = run.folder / "status.json"
+    status = json.loads(path.read_text())
+    assert status["pid"] == os.getpid()
+    path.write_text(json.dumps({**status, "process_started": status["process_started"] - 100}))
+    assert run.status().state == "interrupted"
+
+
+def test_a_run_whose_process_never_started_is_interrupted_after_a_while(tmp_path):
+    run = create_run(CONFIG, tmp_path)
+    path = run.folder / "status.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "updated": time.time() - 60}))
+    assert run.status().state == "interrupted"
+    assert "never started" in run.status().message
+
+
+def test_a_reader_never_sees_half_of_a_status(tmp_path):
+    run = create_run(CONFIG, tmp_path)
+    done = threading.Event()
+
+    def write():
+        for step in range(300):
+            run.set_status("training", step=step, max_steps=300, message="x" * 2000)
+        done.set()
+
+    thread = threading.Thread(target=write)
+    thread.start()
+    reads = 0
+    while not done.is_set():
+        assert run.status().max_steps in (5, 300)
+        reads += 1
+    thread.join()
+    assert reads
+    assert run.status().step == 299
+
+
+def test_events_are_read_while_the_last_line_is_being_written(tmp_path):
+    run = create_run(CONFIG, tmp_path)
+    run.append_event("log", step=1, loss=0.5)
+    run.append_event("eval", step=1, loss=0.7)
+    with (run.folder / "events.jsonl").open("a") as file:
+        file.write('{"time": 1, "kind": "log", "st')
+    assert [event["kind"] for event in run.events()] == ["log", "eval"]
+    assert [event["loss"] for event in run.events("eval")] == [0.7]
+
+
+def test_the_log_tail_shows_the_end_of_each_progress_line(tmp_path):
+    run = create_run(CONFIG, tmp_path)
+    assert run.log_tail() == ""
+    run.log_file.write_text("first\n10%\r50%\r100%\nlast\n")
+    assert run.log_tail(2) == "100%\nlast"
