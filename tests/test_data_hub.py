@@ -91,7 +91,7 @@ def hub(tmp_path_factory):
 
 
 def read(hub: Hub, folder: Path, *calls: tuple, **environment: str) -> list:
-    """What `read_table` gives for each call's arguments: rows, place, messages, or a DataError's two parts."""
+    """For each call of `read_table`: rows, place and messages, or the two parts of a DataError."""
     env = hub.environment(folder.parent / f"{folder.name}-home") | environment
     result = python("-c", READ, json.dumps(calls), env=env, cwd=folder)
     assert result.returncode == 0, result.stderr

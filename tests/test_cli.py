@@ -1,0 +1,146 @@
+"""The command line: what it prints, its exit status, and one clear message for each wrong input."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from sft.chat_format import preset
+
+TALK = [{"role": "user", "content": "Hi 12"}, {"role": "assistant", "content": "Hello."}]
+
+
+def sft(*arguments, cwd=None):
+    return subprocess.run(
+        [sys.executable, "-m", "sft", *map(str, arguments)], capture_output=True, text=True, cwd=cwd, check=False
+    )
+
+
+@pytest.fixture
+def messages(tmp_path):
+    path = tmp_path / "messages.json"
+    path.write_text(json.dumps(TALK))
+    return path
+
+
+@pytest.fixture
+def tiny_config(tiny_model, write_rows, tmp_path):
+    rows = write_rows([{"question": f"{n}?", "answer": json.dumps({"n": n})} for n in range(20)])
+    path = tmp_path / "tiny.yaml"
+    path.write_text(f"model: {tiny_model}\ndataset: {rows}\neval_share: 0.2\nmax_steps: 3\neval_steps: 2\n")
+    return path
+
+
+def test_help_names_every_command():
+    done = sft("--help")
+    assert done.returncode == 0
+    for command in ("preview", "check", "train", "runs", "chat", "evaluate"):
+        assert command in done.stdout
+        assert sft(command, "--help").returncode == 0
+
+
+def test_preview_prints_one_json_document(messages, tiny_model):
+    done = sft("preview", "--messages", messages, "--model", tiny_model, "--json")
+    assert done.returncode == 0, done.stderr
+    shown = json.loads(done.stdout)
+    assert set(shown) == {"text", "token_ids", "tokens", "assistant_mask", "assistant_spans", "findings"}
+    ((start, end),) = shown["assistant_spans"]
+    assert shown["text"][start:end] == "Hello.<|im_end|>"
+    assert len(shown["token_ids"]) == len(shown["tokens"]) == len(shown["assistant_mask"])
+    assert sum(shown["assistant_mask"]) > 0
+
+
+def test_preview_with_a_template_alone(messages, tmp_path):
+    template = tmp_path / "plain.jinja"
+    template.write_text(preset("plain"))
+    done = sft(
+        "preview", "--messages", messages, "--template", template, "--template-kwargs", '{"eos_token": "</s>"}',
+        "--generation-prompt", "--json",
+    )  # fmt: skip
+    shown = json.loads(done.stdout)
+    assert shown["text"].endswith("Hello.</s>\n\n### Assistant:\n")
+    assert shown["token_ids"] is shown["tokens"] is shown["assistant_mask"] is None
+    assert shown["assistant_spans"]
+
+
+def test_preview_for_people_marks_what_is_trained_on(messages, tiny_model):
+    done = sft("preview", "--messages", messages, "--model", tiny_model)
+    assert "⟦Hello.<|im_end|>⟧" in done.stdout
+    assert "trained on" in done.stdout
+
+
+def test_check_says_what_it_found(tiny_model, write_rows):
+    path = write_rows([{"question": "a", "answer": "b"}, {"question": "c", "answer": ""}])
+    done = sft("check", path, "--model", tiny_model)
+    assert done.returncode == 0
+    assert "line 2: wrong: message 1: the assistant's content is empty" in done.stdout
+    assert "1 kept, 0 cut, 0 dropped, 1 wrong" in done.stdout
+    found = json.loads(sft("check", path, "--model", tiny_model, "--json").stdout)
+    assert [item["verdict"] for item in found["verdicts"]] == ["kept", "wrong"]
+
+
+def test_train_runs_chat_and_evaluate(tiny_config, tmp_path):
+    runs = ["--runs-dir", tmp_path / "runs"]
+    trained = sft("train", tiny_config, "--set", "max_steps=4", "--run-name", "mine", *runs)
+    assert trained.returncode == 0, trained.stderr
+    assert "step 4/4" in trained.stdout
+    assert "step 4/4" in (tmp_path / "runs/mine/log.txt").read_text()
+
+    (listed,) = json.loads(sft("runs", "--json", *runs).stdout)
+    assert (listed["name"], listed["state"], listed["step"]) == ("mine", "finished", 4)
+    assert "mine" in sft("runs", *runs).stdout
+
+    chatted = sft("chat", "mine", "--prompt", "3?", "--max-new-tokens", 5, "--json", *runs)
+    replies = json.loads(chatted.stdout)
+    assert set(replies) == {"prompt_token_ids", "base", "tuned"}
+    for name in ("base", "tuned"):
+        assert set(replies[name]) == {"text", "token_ids", "stopped"}
+        assert 0 < len(replies[name]["token_ids"]) <= 5
+
+    evaluated = json.loads(sft("evaluate", "mine", "--limit", 2, "--json", *runs).stdout)
+    assert set(evaluated["arms"]) == {"base", "tuned"}
+    assert evaluated["arms"]["tuned"]["rows"] == 2
+    assert evaluated["verdict"]
+    assert "valid_format" in sft("evaluate", "mine", "--limit", 1, *runs).stdout
+
+    again = sft("train", tiny_config, "--run-name", "mine", *runs)
+    assert again.returncode == 2
+    assert "already a run mine" in again.stderr
+
+
+def wrong_calls(tmp_path, tiny_model, tiny_config, messages):
+    (tmp_path / "broken.json").write_text('[{"role": ')
+    (tmp_path / "two.json").write_text(json.dumps([{"role": "system", "content": "a"}] * 2))
+    (tmp_path / "raising.jinja").write_text("{{ raise_exception('no such role') }}")
+    (tmp_path / "empty.jsonl").write_text("")
+    (tmp_path / "weightless").mkdir()
+    (tmp_path / "weightless/config.json").write_text("{}")
+    preview = ["preview", "--messages"]
+    yield [*preview, tmp_path / "none.json"], "cannot be read"
+    yield [*preview, tmp_path / "broken.json"], "is not JSON"
+    yield [*preview, tmp_path / "two.json", "--model", tiny_model], "two system messages"
+    yield [*preview, messages, "--template", tmp_path / "raising.jinja"], "no such role"
+    yield [*preview, messages, "--model", tmp_path / "weightless"], "no weights in safetensors"
+    yield [*preview, messages, "--model", tmp_path / "nothing"], "There is no folder"
+    yield [*preview, messages, "--template-kwargs", "x"], "--template-kwargs is not JSON"
+    yield ["check", tmp_path / "empty.jsonl"], "is empty"
+    yield ["check", tmp_path / "none.jsonl"], "There is no file"
+    yield ["train", tmp_path / "none.yaml"], "no config file"
+    yield ["train", tiny_config, "--set", "max_step=3"], "did you mean max_steps?"
+    yield ["train", tiny_config, "--set", "lora_r=0"], "lora_r: must be at least 1"
+    yield ["train", tiny_config, "--run-name", "../x"], "cannot name a run"
+    yield ["train", tiny_config, "--set", f"dataset={tmp_path}/empty.jsonl", "--runs-dir", tmp_path / "r"], "is empty"
+    yield ["chat", "nobody", "--prompt", "Hi", "--runs-dir", tmp_path / "r2"], "There is no run 'nobody'"
+    yield ["evaluate", "nobody", "--runs-dir", tmp_path / "r2"], "There is no run 'nobody'"
+
+
+def test_wrong_input_gets_one_message_and_exit_status_2(tmp_path, tiny_model, tiny_config, messages):
+    for arguments, said in wrong_calls(tmp_path, tiny_model, tiny_config, messages):
+        done = sft(*arguments)
+        assert done.returncode == 2, (arguments, done.stdout, done.stderr)
+        assert said in done.stderr, (arguments, done.stderr)
+        assert "→" in done.stderr
+        assert "Traceback" not in done.stderr + done.stdout
+        if "--runs-dir" not in arguments:
+            assert not done.stdout

@@ -1,0 +1,132 @@
+"""Training processes: they outlive nothing they should not, wait their turn, stop when asked, and are seen to die."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import psutil
+import pytest
+
+from sft import launch
+from sft.config import TrainConfig
+from sft.runs import create_run
+
+
+@pytest.fixture
+def config(tiny_model, write_rows):
+    path = write_rows([{"question": f"{n}?", "answer": f"{n}!"} for n in range(20)])
+
+    def make(**settings):
+        return TrainConfig.from_dict({"model": str(tiny_model), "dataset": str(path), **settings})
+
+    return make
+
+
+def until(run, *states, seconds=60):
+    """The status once the run is in one of the states."""
+    deadline = time.monotonic() + seconds
+    while time.monotonic() < deadline:
+        status = run.status()
+        if status.state in states:
+            return status
+        time.sleep(0.05)
+    raise AssertionError(f"{run.status()} after {seconds} s\n{run.log_tail()}")
+
+
+def test_a_run_in_a_process_of_its_own_finishes_and_logs(config, tmp_path):
+    run = launch.start(config(max_steps=3), tmp_path)
+    status = until(run, "finished", "failed", "interrupted")
+    assert status.state == "finished", run.log_tail()
+    assert status.pid != os.getpid()
+    assert run.has_adapter
+    assert "step 3/3" in run.log_tail()
+
+
+def test_a_process_that_stands_by_takes_the_next_run(config, tmp_path):
+    launch.stand_by()
+    ready = launch._standby
+    launch.stand_by()
+    assert launch._standby is ready  # one is enough
+    run = launch.start(config(max_steps=2), tmp_path)
+    status = until(run, "finished", "failed", "interrupted")
+    assert status.state == "finished", run.log_tail()
+    assert status.pid == ready.pid
+    assert "step 2/2" in run.log_tail()
+    assert launch._standby is None
+
+
+def test_a_standby_ends_with_the_app():
+    app = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            "from sft import launch; import time; launch.stand_by(); print(launch._standby.pid, flush=True); time.sleep(60)",
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    pid = int(app.stdout.readline())
+    app.kill()
+    app.wait()
+    process = psutil.Process(pid)
+    process.wait(timeout=30)
+    assert not psutil.pid_exists(pid)
+
+
+def test_a_killed_training_is_seen_within_five_seconds_and_nothing_else_is_touched(config, tmp_path):
+    other = create_run(config(), tmp_path, "other")
+    other.set_status("finished")
+    run = launch.start(config(max_steps=100_000), tmp_path)
+    until(run, "training")
+    os.kill(run.status().pid, signal.SIGKILL)
+    status = until(run, "interrupted", seconds=5)
+    assert "killed, or ran out of memory" in status.message
+    assert other.status().state == "finished"
+    listed = subprocess.run(
+        [sys.executable, "-m", "sft", "runs", "--runs-dir", str(tmp_path)], capture_output=True, text=True, check=True
+    ).stdout
+    assert "interrupted" in listed
+
+
+def test_one_training_at_a_time_and_the_next_waits_in_line(config, tmp_path):
+    first = launch.start(config(max_steps=100_000), tmp_path, name="first")
+    until(first, "training")
+    second = launch.start(config(max_steps=2), tmp_path, name="second")
+    third = launch.start(config(max_steps=2), tmp_path, name="third")
+    deadline = time.monotonic() + 30
+    while "Waiting for 1 earlier run" not in second.status().message and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert second.status().state == third.status().state == "queued"
+    launch.stop(third)  # withdrawn while it waits
+    assert until(third, "stopped").step == 0
+    assert first.status().state == "training"
+    launch.stop(first)
+    assert until(first, "stopped", "failed").state == "stopped"
+    assert first.has_adapter
+    assert until(second, "finished", "failed", "interrupted").state == "finished", second.log_tail()
+
+
+def test_a_training_outlives_the_process_that_started_it(config, tmp_path):
+    code = (
+        "import sys; from pathlib import Path; from sft import launch; from sft.config import TrainConfig\n"
+        "launch.start(TrainConfig.load(sys.argv[1]), Path(sys.argv[2]), name='orphan')"
+    )
+    path = tmp_path / "config.yaml"
+    config(max_steps=5).save(path)
+    subprocess.run([sys.executable, "-c", code, str(path), str(tmp_path / "runs")], check=True)
+    from sft.runs import find_run
+
+    run = find_run("orphan", tmp_path / "runs")
+    assert until(run, "finished", "failed", "interrupted").state == "finished", run.log_tail()
+
+
+def test_a_run_that_fails_keeps_its_reason_and_its_log(config, tmp_path):
+    run = launch.start(config(model="./nowhere"), tmp_path)
+    status = until(run, "failed", "interrupted")
+    assert status.state == "failed"
+    assert "There is no folder ./nowhere" in status.message
+    time.sleep(0.5)
+    assert "There is no folder ./nowhere" in run.log_tail()
+    assert "Traceback" not in run.log_tail()
