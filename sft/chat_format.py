@@ -169,7 +169,15 @@ class ChatFormat:
                     add_generation_prompt=add_generation_prompt,
                     **variables,
                 )
-        except (JinjaError, TypeError, ValueError, AttributeError, LookupError, ArithmeticError, RecursionError) as error:
+        except (
+            JinjaError,
+            TypeError,
+            ValueError,
+            AttributeError,
+            LookupError,
+            ArithmeticError,
+            RecursionError,
+        ) as error:
             line = getattr(error, "lineno", None)
             where = f", line {line}" if line else ""
             raise TemplateError(

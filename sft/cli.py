@@ -295,9 +295,7 @@ def _chat(options) -> None:
     contest = chat.Contest.of_run(find_run(options.run, runs_dir(options.runs_dir)))
     messages = [{"role": "system", "content": options.system}] if options.system else []
     prompt = contest.chat_format.prompt_ids([*messages, {"role": "user", "content": options.prompt}])
-    sampling = chat.Sampling(
-        temperature=options.temperature, max_new_tokens=options.max_new_tokens, seed=options.seed
-    )
+    sampling = chat.Sampling(temperature=options.temperature, max_new_tokens=options.max_new_tokens, seed=options.seed)
     replies = []
     for replies in chat.stream(contest, [prompt] * len(contest.adapters), sampling):  # noqa: B007
         pass

@@ -65,9 +65,7 @@ class TrainConfig:
         512, "longest conversation in tokens; what is longer is cut", label="Max length", minimum=8,
         maximum=131_072,
     )  # fmt: skip
-    lora_alpha: int = _setting(
-        32, "the adapter is scaled by alpha / rank", label="lora_alpha", minimum=1, maximum=4096
-    )
+    lora_alpha: int = _setting(32, "the adapter is scaled by alpha / rank", label="lora_alpha", minimum=1, maximum=4096)
     lora_dropout: float = _setting(
         0.0, "share of the adapter's inputs dropped while training", label="lora_dropout", minimum=0, maximum=0.9
     )
@@ -99,16 +97,12 @@ class TrainConfig:
         label="eval_strategy",
         choices=("no", "steps"),
     )
-    eval_steps: int = _setting(
-        10, "steps between two measurements", label="eval_steps", minimum=1, maximum=1_000_000
-    )
+    eval_steps: int = _setting(10, "steps between two measurements", label="eval_steps", minimum=1, maximum=1_000_000)
     max_eval_samples: int = _setting(
         64, "held-out rows measured while training; evaluate takes them all", label="max_eval_samples", minimum=1,
         maximum=1_000_000,
     )  # fmt: skip
-    seed: int = _setting(
-        42, "same seed, same rows in the same order", label="seed", minimum=0, maximum=2**31 - 1
-    )
+    seed: int = _setting(42, "same seed, same rows in the same order", label="seed", minimum=0, maximum=2**31 - 1)
 
     @classmethod
     def from_dict(cls, values: dict, source: str = "The config") -> "TrainConfig":

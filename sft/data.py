@@ -154,7 +154,7 @@ def _read_csv(path: Path) -> Table:
         for row in reader:
             if None in row or None in row.values():
                 raise DataError(
-                    f"{path.name}: line {reader.line_num} does not have the {len(reader.fieldnames)} columns of line 1.",
+                    f"{path.name}: line {reader.line_num} has not the {len(reader.fieldnames)} columns of line 1.",
                     "Quote cells that contain commas or line breaks.",
                 )
             rows.append(row)

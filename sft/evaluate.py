@@ -40,10 +40,7 @@ class Arm:
 
 def held_out_rows(run: Run, path: str | None = None, limit: int | None = None) -> list[Conversation]:
     """The run's own held-out rows, or those of the data at `path`."""
-    if path:
-        rows = data.usable(data.read_table(path))[0]
-    else:
-        rows = data.load_split(run.config()).held_out
+    rows = data.usable(data.read_table(path))[0] if path else data.load_split(run.config()).held_out
     rows = [row for row in rows if row.messages[-1]["role"] == "assistant"][:limit]
     if not rows:
         raise DataError(

@@ -19,8 +19,6 @@ from sft.config import TrainConfig
 from sft.runs import LOCAL_OWNER, Run, create_run, list_runs
 
 _NICENESS = 10
-# A thread that spins while it waits keeps the page from its core, and loses its own when the page takes it.
-_ENVIRONMENT = {"PYTHONUNBUFFERED": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 _lock = threading.Lock()
 _standby: subprocess.Popen | None = None
 _children: list[subprocess.Popen] = []  # kept so that ended ones can be reaped
@@ -73,7 +71,7 @@ def _spawn(command: list[str], stdin, output) -> subprocess.Popen:
         stdin=stdin,
         stdout=output,
         stderr=subprocess.STDOUT,
-        env={**_ENVIRONMENT, **os.environ, "PYTHONPATH": path},
+        env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": path},
         start_new_session=True,  # a Ctrl-C that ends the app leaves the training alone
     )
     psutil.Process(process.pid).nice(_NICENESS)
@@ -85,9 +83,7 @@ def runs_ahead(run: Run) -> list[Run]:
     """Runs of the same folder that began earlier and still wait or work."""
     mine = (run.status().started, run.name)
     earlier = [other for other in list_runs(run.folder.parent) if other != run]
-    return [
-        other for other in earlier if (status := other.status()).active and (status.started, other.name) < mine
-    ]
+    return [other for other in earlier if (status := other.status()).active and (status.started, other.name) < mine]
 
 
 def wait_in_line(run: Run, poll_seconds: float = 0.5) -> None:

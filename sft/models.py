@@ -37,6 +37,16 @@ CATALOGUE = [
 ]
 
 
+def title(name: str) -> str:
+    """A model's name as people know it."""
+    return f"{embedded.NAME} (embedded)" if name == "embedded" else name
+
+
+def choices() -> list[tuple[str, str]]:
+    """The catalogue for a list to pick from: what is shown, and the name."""
+    return [(f"{title(entry.name)} · {entry.kind}", entry.name) for entry in CATALOGUE]
+
+
 def default_model() -> tuple[str, str]:
     """The model to begin with, and in words why that one."""
     if _cached(DEFAULT):

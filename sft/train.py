@@ -23,7 +23,6 @@ from sft.messages import Conversation
 from sft.runs import Run
 from sft.trainer import Trainer
 
-
 EVAL_BATCH = 8  # without a backward pass there is room for more rows than in training
 
 

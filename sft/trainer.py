@@ -8,8 +8,8 @@ a label. The mathematics is SFTTrainer's; only work whose result nobody reads is
 Knows nothing about messages, templates or run folders.
 """
 
-import os
 from dataclasses import dataclass
+from itertools import takewhile
 
 import torch
 import torch.nn.functional as F
@@ -30,7 +30,12 @@ class FlatCollator:
     def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
         ids = [row["input_ids"] for row in rows]
         prefix = shared_prefix(ids, [row["labels"] for row in rows])
-        tokens, positions, owners, targets = list(ids[0][:prefix]), list(range(prefix)), [0] * prefix, [IGNORED] * prefix
+        tokens, positions, owners, targets = (
+            list(ids[0][:prefix]),
+            list(range(prefix)),
+            [0] * prefix,
+            [IGNORED] * prefix,
+        )
         for owner, row in enumerate(rows, start=1):
             rest = row["input_ids"][prefix:]
             tokens += rest
@@ -62,7 +67,8 @@ def shared_prefix(ids: list[list[int]], labels: list[list[int]]) -> int:
     for row in labels:
         first = next((at for at, label in enumerate(row) if label != IGNORED), len(row))
         limit = min(limit, first - 1)
-    return len(os.path.commonprefix([row[: max(limit, 0)] for row in ids]))
+    columns = zip(*(row[: max(limit, 0)] for row in ids), strict=False)
+    return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
 
 
 def token_losses(model, batch: dict[str, torch.Tensor]) -> torch.Tensor:

@@ -121,9 +121,7 @@ class Hub:
 
 def python(*arguments: str | Path, env: Mapping[str, str], cwd: Path) -> subprocess.CompletedProcess:
     """Runs this Python with `arguments` to its end; its output is text."""
-    return subprocess.run(
-        [sys.executable, *arguments], env=env, cwd=cwd, capture_output=True, text=True, timeout=120
-    )
+    return subprocess.run([sys.executable, *arguments], env=env, cwd=cwd, capture_output=True, text=True, timeout=120)
 
 
 class _Handler(BaseHTTPRequestHandler):

@@ -15,8 +15,8 @@ CHATML_UNMARKED = (
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 INJECTING = (
-    "{% if messages[0]['role'] != 'system' %}{{ '<|im_start|>system\nYou are a helpful assistant named Tiny.<|im_end|>\n' }}"
-    "{% endif %}" + CHATML_UNMARKED
+    "{% if messages[0]['role'] != 'system' %}<|im_start|>system\n"
+    "You are a helpful assistant named Tiny.<|im_end|>\n{% endif %}" + CHATML_UNMARKED
 )
 TRIMMING = CHATML_UNMARKED.replace("message['content']", "message['content'] | trim")
 # Gemma's way: no system role; the system text goes into the first user message.
@@ -115,10 +115,8 @@ def test_preview_training_and_chat_have_the_same_ids_for_random_conversations(na
     form, draw = chat_format(name), random.Random(7)
     alphabet = [*"abc 012\n\t.é日🎉{}<>", "<|im_end|>", "<|endoftext|>", "### User:"]
     for _ in range(60):
-        messages = [
-            {"role": "user" if at % 2 == 0 else "assistant", "content": "".join(draw.choices(alphabet, k=draw.randrange(12)))}
-            for at in range(draw.choice([2, 4]))
-        ]  # fmt: skip
+        contents = ["".join(draw.choices(alphabet, k=draw.randrange(12))) for _ in range(draw.choice([2, 4]))]
+        messages = [{"role": ("user", "assistant")[at % 2], "content": content} for at, content in enumerate(contents)]
         rendered, encoded = form.render(messages), form.encode(Conversation(messages))
         assert encoded.input_ids == rendered.token_ids
         assert encoded.labels == [
@@ -164,8 +162,8 @@ def test_stop_tokens_are_the_end_token_and_the_one_that_ends_a_turn():
 @pytest.mark.parametrize(
     "template",
     [
-        "{{ raise_exception('no system role') }}", "{% for x in", "{{ 1 / 0 }}", "{{ messages.x.y.z }}", "{{ 'a' + 1 }}",
-        "{{ ''.__class__ }}{{ ().__class__.__bases__ }}",
+        "{{ raise_exception('no system role') }}", "{% for x in", "{{ 1 / 0 }}", "{{ messages.x.y.z }}",
+        "{{ 'a' + 1 }}", "{{ ''.__class__ }}{{ ().__class__.__bases__ }}",
     ],
 )  # fmt: skip
 def test_a_template_that_raises_gives_one_clear_error(template):

@@ -92,8 +92,8 @@ def wrong_files():
     yield "text.parquet", line.encode(), "is not a Parquet file"
     yield "lines.json", f"{line}\n{line}".encode(), "line 2 is not valid JSON"
     yield "object.json", line.encode()[:-1] + b', "more": 1}', "not a list of objects"
-    yield "ragged.csv", b"question,answer\na,b\nc,d,e\n", "line 3 does not have the 2 columns"
-    yield "short.csv", b"question,answer\na,b\nc\n", "line 3 does not have the 2 columns"
+    yield "ragged.csv", b"question,answer\na,b\nc,d,e\n", "line 3 has not the 2 columns"
+    yield "short.csv", b"question,answer\na,b\nc\n", "line 3 has not the 2 columns"
     yield "rows.xlsx", b"PK", "not a data format known here"
 
 

@@ -68,7 +68,7 @@ UNREADABLE = [
     (("someone/script",), "scripts are no longer supported"),
     (("someone/torn",), "JSON parse error"),
     (("someone/empty",), "cannot be read as rows"),
-    (("someone/no-rows",), "doesn't contain any data files"),
+    (("someone/no-rows",), "rows: The directory"),
     (("someone/bad-card",), "cannot be read as rows"),
     # datasets itself would read every such file below the working directory, whoever's it is
     (("json",), "possible name"),

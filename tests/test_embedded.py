@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from filelock import FileLock
 
 from sft import embedded, models
 from sft.errors import ModelError
@@ -106,6 +107,34 @@ def test_a_cache_that_cannot_be_written(tmp_path, monkeypatch):
     assert "SFT_CACHE_DIR" in refusal().hint
 
 
+# ---- others were here ----
+
+
+def test_what_a_killed_start_left_is_cleared_away(cache):
+    write_wheel(cache)
+    (cache / "building-before" / "pip").mkdir(parents=True)
+    (cache / "building-before" / "pip" / "half.whl").touch()
+    refusal()
+    assert names_in(cache) == {WHEEL_NAME}
+
+
+def test_a_model_that_another_process_prepares_is_waited_for(cache):
+    cache.mkdir()
+    lock = FileLock(cache / "embedded.lock")
+    stages = []
+
+    def report(stage: str, share: float) -> None:
+        """The other process ends after we have waited twice."""
+        stages.append(stage)
+        if len(stages) == 2:
+            (cache / embedded.NAME).mkdir()
+            lock.release()
+
+    lock.acquire()
+    assert embedded.ensure(report) == cache / embedded.NAME
+    assert stages == ["Another process is preparing the embedded model"] * 2
+
+
 # ---- the real one ----
 
 ENSURE = """
@@ -180,8 +209,8 @@ def test_of_two_starts_one_converts_and_the_other_waits(two_starts):
     assert names_in(cache) == {embedded.NAME, WHEEL_NAME}  # what the killed start left is cleared away
     converts = [[share for share, stage in reports if "Converting" in stage] for reports in (first, second)]
     [shares] = filter(None, converts)
-    assert shares == sorted(set(shares))
-    assert len(shares) > 5
+    assert shares == sorted(shares)
+    assert len(set(shares)) > 5
     assert 0 <= shares[0] < shares[-1] < 1
     waiting = second if converts[0] else first
     assert {stage for _, stage in waiting} == {"Another process is preparing the embedded model"}

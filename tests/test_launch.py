@@ -62,7 +62,8 @@ def test_a_standby_ends_with_the_app():
         [
             sys.executable,
             "-c",
-            "from sft import launch; import time; launch.stand_by(); print(launch._standby.pid, flush=True); time.sleep(60)",
+            "import time; from sft import launch; launch.stand_by()\n"
+            "print(launch._standby.pid, flush=True); time.sleep(60)",
         ],
         stdout=subprocess.PIPE,
         text=True,

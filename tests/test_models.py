@@ -128,7 +128,7 @@ def test_a_hub_model_with_code_of_its_own_is_refused(tiny_model, variant, home, 
     ("name", "said"),
     [
         ("someone/nothing", "no model"),
-        ("someone/gated", "gated"),
+        ("someone/gated", "is gated"),
         ("a/b/c", "possible name"),
         ("two words", "possible name"),
         ("x" * 300, "too long"),

@@ -112,9 +112,7 @@ def _wire(demo, tabs, owner_st, browser_bs, banner_html, ready_timer, preview_pa
     demo.load(arrive, browser_bs, [owner_st, browser_bs, run_dd], **_QUIET).then(
         tune.show_run, [owner_st, run_dd], tune_parts["shown"], **_QUIET
     ).then(_refresh_chat, [owner_st, chat_dd], chat_dd, **_QUIET)
-    demo.load(
-        tune_parts["use_example_settings"], gr.State("support-json"), tune_parts["fields"], **_QUIET
-    )
+    demo.load(tune_parts["use_example_settings"], gr.State("support-json"), tune_parts["fields"], **_QUIET)
     ready_timer.tick(
         watch, None, [banner_html, ready_timer, preview_parts["model_dd"], tune_parts["model_dd"]],
         queue=False, **_QUIET,

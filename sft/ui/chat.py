@@ -101,7 +101,7 @@ def build(owner_st: gr.State) -> dict:
 def _pane(label: str, elem_id: str) -> gr.Chatbot:
     return gr.Chatbot(
         label=label, elem_id=elem_id, height=360, render_markdown=False, sanitize_html=True, allow_tags=True,
-        buttons=["copy"], feedback_options=None, layout="bubble", min_width=280,
+        buttons=[], feedback_options=None, layout="bubble", min_width=280,
         placeholder="Replies appear here.",
     )  # fmt: skip
 
@@ -109,7 +109,7 @@ def _pane(label: str, elem_id: str) -> gr.Chatbot:
 def choices(owner: str) -> list[tuple[str, str]]:
     """The visitor's runs that have an adapter, then the catalogue's models alone."""
     runs = [(run.name, run.name) for run in list_runs(runs_dir(), owner) if run.has_adapter]
-    alone = [(f"{BASE_ALONE}{entry.name}", f"{BASE_ALONE}{entry.name}") for entry in models.CATALOGUE]
+    alone = [(f"{BASE_ALONE}{models.title(entry.name)}", f"{BASE_ALONE}{entry.name}") for entry in models.CATALOGUE]
     return [*runs, *alone]
 
 
@@ -119,13 +119,13 @@ def describe(owner: str, who: str | None):
         return paint.empty("Tune a model first, or choose a base model alone."), gr.update(), gr.update()
     if who.startswith(BASE_ALONE):
         name = who.removeprefix(BASE_ALONE)
-        return "", gr.update(label=f"Base: {name}, no adapter"), gr.update(visible=False)
+        return "", gr.update(label=f"Base: {models.title(name)}, no adapter"), gr.update(visible=False)
     try:
         run = find_run(who, runs_dir(), owner)
-        model = run.config().model
+        model = models.title(run.config().model)
     except UserError as error:
         return paint.problem("This run cannot be used", error.message, error.hint), gr.update(), gr.update()
-    tuned = gr.update(label=f"Tuned: {model} + adapter of {run.name}", visible=True)
+    tuned = gr.update(label=f"Tuned: the same + adapter of {run.name}", visible=True)
     return "", gr.update(label=f"Base: {model}, adapter off"), tuned
 
 
@@ -143,7 +143,7 @@ def held_out_prompt(owner: str, who: str | None) -> str:
 
 
 def suggested_system(owner: str, who: str | None) -> str:
-    """The system message that all of a run's rows share, if there is one: without it a tuned model is off its ground."""
+    """The system message that all of a run's rows share, if there is one; without it the tuned model is lost."""
     if not who or who.startswith(BASE_ALONE):
         return ""
     try:
@@ -164,9 +164,7 @@ def answer(owner, who, system, prompt, talk: Talk, temperature, top_p, max_new_t
 
     if not who:
         raise gr.Error("Choose who answers first.", print_exception=False)
-    talk = Talk(
-        [*talk.base, {"role": "user", "content": prompt}], [*talk.tuned, {"role": "user", "content": prompt}]
-    )
+    talk = Talk([*talk.base, {"role": "user", "content": prompt}], [*talk.tuned, {"role": "user", "content": prompt}])
     talk.notes = ["loading the model …"] * 2
     yield paint_talk(talk, None)
     try:
@@ -215,6 +213,4 @@ def paint_talk(talk: Talk, contest) -> tuple:
 
 def _bubbles(history: list[dict]) -> list[dict]:
     """Content as a typed part: a plain string would be dedented and stripped by the component."""
-    return [
-        {"role": message["role"], "content": [{"type": "text", "text": message["content"]}]} for message in history
-    ]
+    return [{"role": message["role"], "content": [{"type": "text", "text": message["content"]}]} for message in history]

@@ -2,6 +2,7 @@
 
 import html
 import time
+from itertools import pairwise
 
 from sft.chat_format import Rendered, Span
 from sft.check import Verdict
@@ -46,7 +47,7 @@ def text_view(rendered: Rendered) -> str:
         edges |= {start, end}
     cuts = sorted(edges)
     pieces = []
-    for start, end in zip(cuts, cuts[1:], strict=False):
+    for start, end in pairwise(cuts):
         role = _role_at(rendered.spans, start)
         trained = any(a <= start < b for a, b in rendered.assistant_spans)
         label = "the template" if role == "template" else role

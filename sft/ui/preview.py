@@ -45,7 +45,7 @@ def build(demo: gr.Blocks) -> dict:
     with gr.Row(elem_classes="preview"):
         with gr.Column(scale=4, min_width=320):
             model_dd = gr.Dropdown(
-                [(f"{entry.name} ({entry.kind})", entry.name) for entry in models.CATALOGUE],
+                models.choices(),
                 value="embedded",
                 allow_custom_value=True,
                 label="Model",

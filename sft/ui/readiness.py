@@ -47,7 +47,8 @@ class Readiness:
         if self.error:
             return paint.problem("No model yet", self.error.message, self.error.hint)
         if self.ready:
-            return f'<div class="banner ready"><b>{paint.escape(self.model)}</b> is ready. {paint.escape(self.why)}</div>'
+            name = paint.escape(models.title(self.model))
+            return f'<div class="banner ready"><b>{name}</b> is ready. {paint.escape(self.why)}</div>'
         bar = paint.progress_bar(self.share, self.stage)
         return f'<div class="banner" role="status">{paint.escape(self.stage)} … {self.share:.0%}{bar}</div>'
 

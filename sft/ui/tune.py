@@ -38,7 +38,7 @@ def build(owner_st: gr.State) -> dict:
     with gr.Row():
         with gr.Column(scale=4, min_width=320):
             model_dd = gr.Dropdown(
-                [(f"{entry.name} ({entry.kind})", entry.name) for entry in models.CATALOGUE],
+                models.choices(),
                 value="embedded",
                 allow_custom_value=True,
                 label="Model to tune",
@@ -58,7 +58,7 @@ def build(owner_st: gr.State) -> dict:
                 advanced = [_field(name) for name in ADVANCED]
             with gr.Row():
                 start_btn = gr.Button("Start tuning", variant="primary", elem_id="start-tuning")
-                stop_btn = gr.Button("Stop and keep the adapter", interactive=False, elem_id="stop-tuning")
+                stop_btn = gr.Button("Stop", interactive=False, elem_id="stop-tuning")
         with gr.Column(scale=6, min_width=320):
             run_dd = gr.Dropdown([], label="Run", info="Newest first", elem_id="run-picker")
             card_html = gr.HTML(paint.empty("No run yet. Choose data and settings, then press Start tuning."))
@@ -251,7 +251,7 @@ def refresh(owner: str, name: str | None, seen: str):
 
 
 def _stop(possible: bool):
-    return gr.update(value="Stop and keep the adapter", interactive=possible)
+    return gr.update(value="Stop", interactive=possible)
 
 
 def _chat(run):
