@@ -30,8 +30,12 @@ def build(owner_st: gr.State) -> dict:
     """Builds and wires the tab. Returns what the page's load and the Tune tab need."""
     talk_st = gr.State(Talk())
     with gr.Row(equal_height=True):
-        run_dd = gr.Dropdown([], label="Who answers", info="A run with an adapter, or a base model alone", scale=2)
-        system_tb = gr.Textbox(label="System message (optional)", info="Sent to both, as in training", lines=1, scale=3)
+        run_dd = gr.Dropdown(
+            [], label="Who answers", info="A run with an adapter, or a base model alone", scale=2, min_width=260
+        )
+        system_tb = gr.Textbox(
+            label="System message (optional)", info="Sent to both, as in training", lines=1, scale=3, min_width=260
+        )
     who_html = gr.HTML(paint.empty("Tune a model first, or choose a base model alone."))
     with gr.Row():
         panes = [_pane("Base model", "base-pane"), _pane("Tuned model", "tuned-pane")]

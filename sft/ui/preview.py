@@ -34,6 +34,7 @@ EXAMPLES = {
                       {"role": "assistant", "content": "Hello."}],
 }  # fmt: skip
 _QUIET = {"show_progress": "hidden", "api_visibility": "private"}
+_LIVE = {**_QUIET, "trigger_mode": "always_last"}  # while a person types, the last key counts
 DATA = {path.stem: path for path in sorted(Path("examples").glob("*.jsonl")) if ".eval" not in path.name}
 
 
@@ -108,13 +109,13 @@ def build(demo: gr.Blocks) -> dict:
             choose_example,
             [example_dd, row_nb, shape_st],
             [messages_st, shape_st, json_tb, row_nb],
-            **_QUIET,
+            **_LIVE,
         )
-    json_tb.input(from_json, [json_tb, shape_st], [messages_st, shape_st, json_html], **_QUIET)
+    json_tb.input(from_json, [json_tb, shape_st], [messages_st, shape_st, json_html], **_LIVE)
     add_btn.click(add_message, [messages_st, shape_st], [messages_st, shape_st], **_QUIET)
     messages_st.change(_dump, messages_st, json_tb, **_QUIET)
     for trigger in (messages_st.change, model_dd.change, prompt_cb.change):
-        trigger(show, view_inputs, views, trigger_mode="always_last", concurrency_limit=4, **_QUIET)
+        trigger(show, view_inputs, views, concurrency_limit=4, **_LIVE)
     return {"model_dd": model_dd, "show": show, "view_inputs": view_inputs, "views": views}
 
 
@@ -127,7 +128,7 @@ def _editor(demo: gr.Blocks, messages_st: gr.State, shape_st: gr.State) -> None:
             with gr.Group(elem_classes=f"turn role-{message['role']}"):
                 with gr.Row(equal_height=True):
                     role_dd = gr.Dropdown(
-                        ROLES, value=message["role"], label=f"Role of message {index + 1}",
+                        ROLES, value=message["role"], label=f"Role of message {index + 1}", interactive=True,
                         show_label=False, container=False, min_width=130, scale=3,
                     )  # fmt: skip
                     up_btn = gr.Button("↑", size="sm", min_width=36, elem_id=f"up-{index}", interactive=index > 0)
@@ -135,7 +136,7 @@ def _editor(demo: gr.Blocks, messages_st: gr.State, shape_st: gr.State) -> None:
                     remove_btn = gr.Button("✕", size="sm", min_width=36, elem_id=f"remove-{index}")
                 content_tb = gr.Textbox(
                     message.get("content") or "", lines=1, max_lines=12, label=f"Content of message {index + 1}",
-                    show_label=False, container=False, elem_id=f"content-{index}",
+                    show_label=False, container=False, elem_id=f"content-{index}", interactive=True,
                 )  # fmt: skip
 
             def write(key, index=index):
@@ -155,8 +156,8 @@ def _editor(demo: gr.Blocks, messages_st: gr.State, shape_st: gr.State) -> None:
                 return messages[:index] + messages[index + 1 :], shape + 1
 
             state = [messages_st, shape_st]
-            content_tb.input(write("content"), [content_tb, messages_st], messages_st, **_QUIET)
-            role_dd.input(write("role"), [role_dd, messages_st], messages_st, **_QUIET)
+            content_tb.input(write("content"), [content_tb, messages_st], messages_st, **_LIVE)
+            role_dd.input(write("role"), [role_dd, messages_st], messages_st, **_LIVE)
             up_btn.click(move(-1), state, state, **_QUIET)
             down_btn.click(move(1), state, state, **_QUIET)
             remove_btn.click(remove, state, state, **_QUIET)

@@ -1,0 +1,102 @@
+"""The Preview tab, as a person uses it."""
+
+import json
+
+from playwright.sync_api import expect
+
+from sft import models
+from sft.chat_format import ChatFormat
+
+
+def ids_shown(page):
+    page.get_by_role("tab", name="Tokens").click()
+    expect(page.locator(".token").first).to_be_visible()
+    return [int(text) for text in page.locator(".token small").all_inner_texts()]
+
+
+def choose(page, label, option):
+    page.get_by_label(label, exact=True).click()
+    page.get_by_role("option", name=option, exact=True).click()
+
+
+def write(page, index, text):
+    """Replaces a message's content with keys, as a person does."""
+    box = page.locator(f"#content-{index} textarea")
+    box.click()
+    page.keyboard.press("Control+a")
+    box.press_sequentially(text)
+
+
+def test_the_ids_on_the_page_are_those_of_the_chat_format(page, embedded_model):
+    form = ChatFormat.of(models.load_tokenizer(embedded_model))
+    choose(page, "Conversation", "Several turns")
+    expect(page.locator(".text-view").first).to_contain_text("Leek.")
+    messages = [
+        {"role": "user", "content": "Name a fruit."}, {"role": "assistant", "content": "Pear."},
+        {"role": "user", "content": "And a vegetable?"}, {"role": "assistant", "content": "Leek."},
+    ]  # fmt: skip
+    assert ids_shown(page) == form.render(messages).token_ids
+    assert page.locator(".token.trained").count() == sum(form.render(messages).assistant_mask)
+
+
+def test_typing_moving_and_removing_show_at_once(page):
+    view = page.locator(".text-view").first
+    expect(view).to_contain_text("sky")
+    write(page, 1, "What does <b>this</b> do?")
+    expect(view).to_contain_text("<b>this</b>·do?")
+    expect(page.locator(".counts")).to_contain_text("trained on")
+    page.get_by_role("button", name="Add a message").click()
+    write(page, 3, "And then?")
+    expect(view).to_contain_text("And·then?")
+    page.locator("#remove-0").click()
+    expect(view).not_to_contain_text("Answer·in·one")
+    expect(page.locator(".finding.note")).to_contain_text("text that you did not write")
+    page.locator("#up-2").click()
+    expect(page.locator("#content-1 textarea")).to_have_value("And then?")
+
+
+def test_the_generation_prompt_is_added_and_taken_away(page):
+    view = page.locator(".text-view").first
+    choose(page, "Conversation", "Waiting for an answer")
+    expect(view).to_contain_text("haiku")
+    expect(view).not_to_contain_text("assistant↵")
+    page.get_by_label("Generation prompt").check()
+    expect(view).to_contain_text("assistant↵")
+
+
+def test_json_is_another_way_in_and_bad_json_is_told(page):
+    page.get_by_role("tab", name="JSON").click()
+    editor = page.locator(".cm-content").first
+
+    def write(text):
+        editor.click()
+        page.keyboard.press("Control+a")
+        page.keyboard.insert_text(text)
+
+    write(json.dumps([{"role": "user", "content": "From JSON"}]))
+    expect(page.locator(".text-view").first).to_contain_text("From·JSON")
+    write('[{"role": "boss", "content": "x"}]')
+    expect(page.locator(".problem")).to_contain_text("unknown role 'boss'")
+    expect(page.locator(".text-view").first).to_contain_text("From·JSON")  # nothing is lost
+
+
+def test_a_row_of_an_example_data_set_and_the_template(page):
+    choose(page, "Conversation", "data: support-json")
+    expect(page.locator(".text-view").first).to_contain_text("Northwind")
+    page.get_by_role("tab", name="Template source").click()
+    expect(page.locator(".cm-content").last).to_contain_text("for message in messages")
+
+
+def test_a_model_that_does_not_exist_is_told_in_words(page):
+    box = page.get_by_label("Model", exact=True)
+    box.fill("./no/such/folder")
+    box.press("Enter")
+    expect(page.locator(".problem").first).to_contain_text("There is no folder ./no/such/folder")
+
+
+def test_nothing_is_wider_than_a_telephone(page):
+    page.set_viewport_size({"width": 390, "height": 800})
+    for name in ("Tune", "Chat", "Preview"):
+        page.get_by_role("tab", name=name).click()
+        page.wait_for_timeout(300)
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
