@@ -49,9 +49,9 @@ def build(owner_st: gr.State) -> dict:
         send_btn = gr.Button("Send", variant="primary", min_width=90, scale=1, elem_id="send")
     with gr.Row():
         try_btn = gr.Button("Try a held-out row", size="sm", elem_id="try-held-out")
-        stop_btn = gr.Button("Stop", size="sm")
-        retry_btn = gr.Button("Retry", size="sm")
-        clear_btn = gr.Button("Clear", size="sm")
+        stop_btn = gr.Button("Stop", size="sm", elem_id="stop-replies")
+        retry_btn = gr.Button("Retry", size="sm", elem_id="retry")
+        clear_btn = gr.Button("Clear", size="sm", elem_id="clear")
     with gr.Accordion("Sampling", open=False), gr.Row():
         temperature_sl = gr.Slider(0, 2, 0, step=0.05, label="Temperature", info="0: always the likeliest token")
         top_p_sl = gr.Slider(0.05, 1, 1, step=0.05, label="Top p", info="only the likeliest tokens up to this share")

@@ -2,7 +2,7 @@
 
 import threading
 
-from sft import models
+from sft import launch, models
 from sft.errors import UserError
 from sft.ui import paint
 
@@ -36,7 +36,9 @@ class Readiness:
             self._report("Loading the tokenizer", 1.0)
             models.load_tokenizer(folder)
             self.model, self.ready = model, True
-            import sft.chat  # noqa: F401  (torch takes seconds to import; better now than at the first reply)
+            # What takes seconds to import is imported now, while the page is being read.
+            launch.stand_by()
+            import sft.chat  # noqa: F401
         except UserError as error:
             self.error = error
 

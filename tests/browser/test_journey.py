@@ -1,0 +1,115 @@
+"""From Start to two replies, by clicks; and what a person finds after a reload, a restart and a crash."""
+
+import os
+import re
+import signal
+import time
+
+import pytest
+from playwright.sync_api import expect
+
+from sft.runs import list_runs
+
+pytestmark = pytest.mark.real
+STEPS = 24  # enough for the format, not for every field
+
+
+def open_tab(page, name):
+    page.get_by_role("tab", name=name).click()
+
+
+def start(page, steps):
+    open_tab(page, "Tune")
+    expect(page.locator(".summary")).to_contain_text("170 rows")
+    field = page.locator("#setting-max_steps input")
+    field.fill(str(steps))
+    field.press("Tab")
+    page.locator("#start-tuning").click()
+
+
+def test_from_start_to_two_replies(page, app):
+    start(page, STEPS)
+    began = time.monotonic()
+    expect(page.locator(".run-head")).to_contain_text(re.compile(rf"step [1-9]\d* of {STEPS}"), timeout=60_000)
+    print(f"first step on the page after {time.monotonic() - began:.1f} s")
+    expect(page.locator(".run")).to_contain_text("tokens/s")
+    expect(page.locator(".run")).to_contain_text("trained parameters")
+
+    page.reload()  # everything is still there
+    open_tab(page, "Tune")
+    expect(page.locator(".run-head")).to_contain_text(re.compile(rf"step \d+ of {STEPS}"))
+    expect(page.locator(".state")).to_have_text("finished", timeout=300_000)
+    expect(page.locator(".run .done")).to_contain_text("The adapter is in")
+
+    page.locator("#chat-with-run").click()
+    expect(page.get_by_label("System message (optional)")).to_have_value("You file support tickets for Northwind Home.")
+    page.locator("#prompt textarea").fill("The lamp from order QT-5512 flickers.")
+    page.locator("#send").click()
+    expect(page.locator(".pane-note").last).to_contain_text("ended by itself", timeout=120_000)
+    reply = page.locator("#tuned-pane .bot").last
+    expect(reply).to_contain_text('"product": "lamp"')
+    expect(reply).to_contain_text('"order": "QT-5512"')
+    expect(page.locator("#base-pane .bot").last).not_to_contain_text('"product"')
+    expect(page.locator("#send")).to_be_enabled()
+
+    page.get_by_text("The exact prompt").click()
+    expect(page.locator(".ids").first).to_contain_text(re.compile(r"^1 \d+"))
+    page.locator("#clear").click()
+    expect(page.locator("#tuned-pane .bot")).to_have_count(0)
+
+
+def test_a_run_outlives_the_app_and_a_crash_is_told_within_five_seconds(page, app):
+    start(page, 5000)
+    expect(page.locator(".run-head")).to_contain_text(re.compile(r"step [1-9]\d* of 5000"), timeout=60_000)
+    run = next(run for run in list_runs(app.runs) if run.status().max_steps == 5000)
+    app.stop()
+    step = run.status().step
+    app.start()
+    page.reload()
+    page.get_by_text("is ready").wait_for(timeout=60_000)
+    open_tab(page, "Tune")
+    expect(page.locator(".run-head")).to_contain_text("of 5000")
+    assert run.status().step >= step
+    os.kill(run.status().pid, signal.SIGKILL)
+    expect(page.locator(".state")).to_have_text("interrupted", timeout=5_000)
+    expect(page.locator(".run .reason")).to_contain_text("killed, or ran out of memory")
+
+
+def test_stop_keeps_the_adapter(page, app):
+    start(page, 4000)
+    expect(page.locator(".run-head")).to_contain_text(re.compile(r"step [1-9]\d* of 4000"), timeout=60_000)
+    page.locator("#stop-tuning").click()
+    expect(page.locator(".state")).to_have_text("stopped", timeout=30_000)
+    expect(page.locator(".run .done")).to_contain_text("The adapter is in")
+    expect(page.locator("#chat-with-run")).to_be_visible()
+
+
+def test_wrong_settings_and_wrong_files_are_told_in_words(page, tmp_path):
+    open_tab(page, "Tune")
+    expect(page.locator(".summary")).to_contain_text("170 rows")
+    page.locator("#setting-lora_r input").fill("0")
+    page.locator("#start-tuning").click()
+    expect(page.get_by_text("lora_r: must be at least 1")).to_be_visible()
+    page.get_by_label("Upload", exact=True).check()
+    bad = tmp_path / "bad.jsonl"
+    bad.write_text('{"question": "a", "answer": "b"}\n{"question": \n')
+    page.locator("input[type=file]").set_input_files(bad)
+    expect(page.get_by_text("line 2").first).to_be_visible()
+    good = tmp_path / "good.jsonl"
+    good.write_text('{"question": "a", "answer": "b"}\n{"question": "c", "answer": ""}\n')
+    page.get_by_label("Example", exact=True).check()
+    page.get_by_label("Upload", exact=True).check()
+    page.get_by_role("button", name="Clear").first.click()
+    page.locator("input[type=file]").set_input_files(good)
+    expect(page.locator(".summary")).to_contain_text("1 wrong")
+
+
+def test_a_visitor_without_runs_can_talk_to_a_base_model_alone(page):
+    open_tab(page, "Chat")
+    who = page.get_by_label("Who answers")
+    who.click()
+    page.get_by_role("option", name=re.compile("^base alone: SmolLM2-135M-Instruct .embedded")).click()
+    expect(page.locator("#tuned-pane")).to_be_hidden()
+    page.locator("#prompt textarea").fill("What is the capital of France?")
+    page.locator("#prompt textarea").press("Enter")
+    expect(page.locator("#base-pane .bot").last).to_contain_text("Paris", timeout=60_000)

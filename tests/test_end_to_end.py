@@ -1,0 +1,104 @@
+"""The whole journey on the embedded model, by the commands of the README; and one chat format from end to end."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from sft import data, models
+from sft.chat_format import IGNORED, ChatFormat, preset
+
+pytestmark = pytest.mark.real
+EXAMPLES = sorted(path for path in Path("examples").glob("*.jsonl"))
+
+
+def sft(*arguments):
+    done = subprocess.run([sys.executable, "-m", "sft", *arguments], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def runs_dir(tmp_path_factory, embedded_model):
+    """A runs folder with `tickets`, trained as the example config says."""
+    folder = str(tmp_path_factory.mktemp("runs"))
+    sft("train", "examples/support-json.yaml", "--run-name", "tickets", "--runs-dir", folder)
+    return folder
+
+
+def test_tuning_beats_the_base_on_held_out_tickets(runs_dir):
+    arms = json.loads(sft("evaluate", "tickets", "--json", "--runs-dir", runs_dir))["arms"]
+    print({name: {key: value for key, value in arm.items() if key != "replies"} for name, arm in arms.items()})
+    assert arms["tuned"]["rows"] == 48
+    assert arms["base"]["valid_format"] <= 0.10
+    assert arms["tuned"]["valid_format"] >= 0.90
+    assert arms["tuned"]["exact_match"] >= 0.60
+    assert arms["tuned"]["stop_rate"] >= 0.95
+    assert arms["tuned"]["loss"] < arms["base"]["loss"] / 5
+
+
+def test_both_panes_are_what_they_say(runs_dir, embedded_model):
+    """Base: token for token the untouched model. Tuned: a freshly loaded base with the saved adapter."""
+    from peft import PeftModel
+
+    form = ChatFormat.of(models.load_tokenizer(embedded_model))
+    base = models.load_base(embedded_model)
+    held_out = data.usable(data.read_table("examples/support-json.eval.jsonl"))[0]
+    asked = [row.messages[1]["content"] for row in held_out[:3]] + ["What is the capital of France?"]
+
+    def alone(model, prompt):
+        ids = torch.tensor([prompt])
+        output = model.generate(
+            ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=32,
+            eos_token_id=form.stop_token_ids, pad_token_id=form.stop_token_ids[0],
+        )  # fmt: skip
+        return output[0, len(prompt) :].tolist()
+
+    found, prompts = [], []
+    for question in asked:
+        said = sft(
+            "chat", "tickets", "--system", "You file support tickets for Northwind Home.", "--prompt", question,
+            "--max-new-tokens", "32", "--json", "--runs-dir", runs_dir,
+        )  # fmt: skip
+        found.append(json.loads(said))
+        messages = [
+            {"role": "system", "content": "You file support tickets for Northwind Home."},
+            {"role": "user", "content": question},
+        ]
+        prompts.append(form.prompt_ids(messages))
+        assert found[-1]["prompt_token_ids"] == prompts[-1]
+    assert [reply["base"]["token_ids"] for reply in found] == [alone(base, prompt) for prompt in prompts]
+    tuned = PeftModel.from_pretrained(base, str(Path(runs_dir) / "tickets" / "adapter")).eval()
+    assert [reply["tuned"]["token_ids"] for reply in found] == [alone(tuned, prompt) for prompt in prompts]
+
+
+@pytest.mark.parametrize("template", [None, preset("chatml"), preset("plain")], ids=["own", "chatml", "plain"])
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.name.removesuffix(".jsonl"))
+def test_preview_training_and_chat_have_the_same_ids(embedded_model, path, template):
+    tokenizer = models.load_tokenizer(embedded_model)
+    tokenizer.chat_template = template or tokenizer.chat_template
+    form = ChatFormat.of(tokenizer)
+    for conversation in data.usable(data.read_table(str(path)))[0]:
+        messages = conversation.messages
+        text = tokenizer.apply_chat_template(messages, tokenize=False)
+        ids = tokenizer(text, add_special_tokens=False)["input_ids"]
+        encoded = form.encode(conversation)
+        assert encoded.input_ids == ids
+        labelled = [token for token in encoded.labels if token != IGNORED]
+        last = messages[-1]["content"]
+        assert tokenizer.decode(labelled).rstrip().removesuffix("<|im_end|>").endswith(last)
+        prompt = form.prompt_ids(messages[:-1])
+        assert ids[: len(prompt)] == prompt
+
+
+def test_the_preview_shows_those_ids_too(embedded_model, tmp_path):
+    conversation = data.usable(data.read_table("examples/assistant.jsonl"))[0][0]
+    path = tmp_path / "messages.json"
+    path.write_text(json.dumps(conversation.messages))
+    shown = json.loads(sft("preview", "--messages", str(path), "--json"))
+    encoded = ChatFormat.of(models.load_tokenizer(embedded_model)).encode(conversation)
+    assert shown["token_ids"] == encoded.input_ids
+    assert shown["assistant_mask"] == [int(label != IGNORED) for label in encoded.labels]
