@@ -110,7 +110,7 @@ def _preview(options) -> None:
     if options.template:
         chat_format = ChatFormat(None, _read_text(options.template), kwargs, options.template)
     else:
-        tokenizer = models.load_tokenizer(models.locate(options.model, _to_stderr))
+        tokenizer = models.load_tokenizer(models.locate(options.model, _to_stderr, weights=False))
         chat_format = ChatFormat.of(tokenizer, kwargs)
     rendered = chat_format.render(conversation.messages, conversation.tools, options.generation_prompt)
     if options.json:
@@ -163,7 +163,7 @@ def _check(options) -> None:
 
     table = read_table(options.dataset)
     shape, _ = shape_of(table)
-    chat_format = ChatFormat.of(models.load_tokenizer(models.locate(options.model, _to_stderr)))
+    chat_format = ChatFormat.of(models.load_tokenizer(models.locate(options.model, _to_stderr, weights=False)))
     summary, verdicts = Summary(), []
     for verdict in check(table, chat_format, options.max_length):
         summary.add(verdict)

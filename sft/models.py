@@ -75,10 +75,10 @@ def _hub_answers() -> bool:
         return False
 
 
-def locate(name: str, report: Callable[[str, float], None] = lambda stage, share: None) -> Path:
+def locate(name: str, report: Callable[[str, float], None] = lambda stage, share: None, weights: bool = True) -> Path:
     """The folder that holds the model `name`, downloaded first if need be.
 
-    Raises ModelError for a name that leads nowhere or to a model that is not safe to load.
+    Without `weights` only what a preview needs is downloaded from the Hub: tokenizer, template, config. Raises ModelError for a name that leads nowhere or to a model that is not safe to load.
     """
     name = name.strip()
     if name == "embedded":
@@ -97,16 +97,16 @@ def locate(name: str, report: Callable[[str, float], None] = lambda stage, share
         raise ModelError(f"There is no folder {name}.", "Give the path of a folder with config.json in it.")
     if not local:
         report(f"Downloading {name} from the Hub", 0.0)
-        folder = _download(name)
-    _check(folder, name)
+        folder = _download(name, weights)
+    _check(folder, name, weights or local)
     return folder
 
 
-def _download(repo_id: str) -> Path:
+def _download(repo_id: str, weights: bool) -> Path:
     import httpx2
     from huggingface_hub import errors, snapshot_download
 
-    wanted = ["*.safetensors", "*.json", "*.txt", "*.model", "*.jinja"]
+    wanted = ["*.json", "*.txt", "*.model", "*.jinja", *(["*.safetensors"] if weights else [])]
     try:
         return Path(snapshot_download(repo_id, allow_patterns=wanted))
     except errors.HFValidationError:
@@ -137,14 +137,14 @@ def _reason(error: Exception) -> str:
     return lines[0] if lines else type(error).__name__
 
 
-def _check(folder: Path, name: str) -> None:
+def _check(folder: Path, name: str, weights: bool) -> None:
     if (folder / "adapter_config.json").is_file():
         # transformers would look up which base model the adapter names, and load that one instead.
         raise ModelError(f"{name} holds an adapter, not a base model.", "Choose the model that it was tuned from.")
     config = folder / "config.json"
     if not config.is_file():
         raise ModelError(f"{name} has no config.json, so it is not a transformers model.", "Choose another model.")
-    if not list(folder.glob("*.safetensors")):
+    if weights and not list(folder.glob("*.safetensors")):
         raise ModelError(
             f"{name} has no weights in safetensors. Other formats can run code when they are loaded, so they are "
             "refused.",

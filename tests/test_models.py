@@ -101,6 +101,16 @@ def test_only_the_wanted_kinds_of_file_are_fetched(tiny_model, variant, home, he
     assert {path.name for path in Path(folder).iterdir()} == wanted
 
 
+def test_a_preview_fetches_no_weights(tiny_model, home, here):
+    with Hub({"someone/tiny": tiny_model}) as hub:
+        code = "from sft import models; print(models.load_tokenizer(models.locate('someone/tiny', weights=False)))"
+        run(code, hub, home, here)
+        asked = {path.partition("/resolve/")[2].partition("/")[2] for path in hub.requests} - {""}
+        assert "tokenizer.json" in asked
+        assert "model.safetensors" not in asked
+        run("from sft import models; models.load_base(models.locate('someone/tiny'))", hub, home, here)
+
+
 def test_a_model_in_the_cache_needs_no_hub(tiny_model, home, here):
     with Hub({"someone/tiny": tiny_model}) as hub:
         run("from sft import models; models.locate('someone/tiny')", hub, home, here)

@@ -79,6 +79,7 @@ def build() -> gr.Blocks:
         tune_tab.select(
             tune.user_errors(tune.show_rows), tune_parts["rows_inputs"], tune_parts["rows_outputs"], **_QUIET
         )
+        chat_tab.select(_import_chat, **_QUIET)
         chat_tab.select(_refresh_chat, [owner_st, chat_parts["run_dd"]], chat_parts["run_dd"], **_QUIET)
     return demo
 
@@ -135,6 +136,11 @@ def _when_ready(show):
 def _stand_by() -> None:
     if not any(run.status().active for run in list_runs(runs_dir())):
         launch.stand_by()
+
+
+def _import_chat() -> None:
+    """Torch takes seconds to import; better while a person looks at the tab than at the first reply."""
+    import sft.chat  # noqa: F401
 
 
 def _refresh_chat(owner: str, chosen: str | None):

@@ -193,7 +193,7 @@ def format_of(model: str) -> ChatFormat:
 
 @lru_cache(maxsize=8)
 def _format_of(model: str) -> ChatFormat:
-    return ChatFormat.of(models.load_tokenizer(models.locate(model)))
+    return ChatFormat.of(models.load_tokenizer(models.locate(model, weights=False)))
 
 
 def guard_model(name: str) -> None:

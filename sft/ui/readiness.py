@@ -36,9 +36,7 @@ class Readiness:
             self._report("Loading the tokenizer", 1.0)
             models.load_tokenizer(folder)
             self.model, self.ready = model, True
-            # What takes seconds to import is imported now, while the page is being read.
-            launch.stand_by()
-            import sft.chat  # noqa: F401
+            launch.stand_by()  # what training takes seconds to import is imported while the page is being read
         except UserError as error:
             self.error = error
 

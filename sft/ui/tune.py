@@ -81,7 +81,7 @@ def build(owner_st: gr.State) -> dict:
     shown = [card_html, curve_lp, stop_btn, chat_btn, seen_st]
 
     def choose_source(kind):
-        return (gr.update(visible=kind == name) for name in ("Example", "Upload", "Hub"))
+        return [gr.update(visible=kind == name) for name in ("Example", "Upload", "Hub")]
 
     def use_example_settings(name):
         values = example_settings(name)

@@ -84,7 +84,7 @@ def page(browser, app):
     page, errors = context.new_page(), []
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.goto(app.url)
-    page.get_by_text("is ready").wait_for(timeout=60_000)
+    page.locator(".banner.ready").wait_for(timeout=60_000)
     page.set_default_timeout(20_000)
     yield page
     context.close()

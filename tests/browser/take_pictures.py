@@ -34,7 +34,7 @@ def main() -> None:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
         page = browser.new_page(viewport={"width": 1280, "height": 900}, color_scheme="light")
         page.goto(f"{options.url}/?__theme=light")
-        page.get_by_text("is ready").wait_for(timeout=60_000)
+        page.locator(".banner.ready").wait_for(timeout=60_000)
         for name in ("preview", "tune", "chat"):
             take(page, name, name.capitalize())
         browser.close()

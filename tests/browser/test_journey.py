@@ -66,7 +66,7 @@ def test_a_run_outlives_the_app_and_a_crash_is_told_within_five_seconds(page, ap
     step = run.status().step
     app.start()
     page.reload()
-    page.get_by_text("is ready").wait_for(timeout=60_000)
+    page.locator(".banner.ready").wait_for(timeout=60_000)
     open_tab(page, "Tune")
     expect(page.locator(".run-head")).to_contain_text("of 5000")
     assert run.status().step >= step
@@ -97,9 +97,9 @@ def test_wrong_settings_and_wrong_files_are_told_in_words(page, tmp_path):
     expect(page.get_by_text("line 2").first).to_be_visible()
     good = tmp_path / "good.jsonl"
     good.write_text('{"question": "a", "answer": "b"}\n{"question": "c", "answer": ""}\n')
-    page.get_by_label("Example", exact=True).check()
+    page.reload()
+    open_tab(page, "Tune")
     page.get_by_label("Upload", exact=True).check()
-    page.get_by_role("button", name="Clear").first.click()
     page.locator("input[type=file]").set_input_files(good)
     expect(page.locator(".summary")).to_contain_text("1 wrong")
 
