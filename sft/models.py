@@ -78,7 +78,8 @@ def _hub_answers() -> bool:
 def locate(name: str, report: Callable[[str, float], None] = lambda stage, share: None, weights: bool = True) -> Path:
     """The folder that holds the model `name`, downloaded first if need be.
 
-    Without `weights` only what a preview needs is downloaded from the Hub: tokenizer, template, config. Raises ModelError for a name that leads nowhere or to a model that is not safe to load.
+    Without `weights` only what a preview needs is downloaded from the Hub: tokenizer, template, config.
+    Raises ModelError for a name that leads nowhere or to a model that is not safe to load.
     """
     name = name.strip()
     if name == "embedded":

@@ -198,6 +198,7 @@ def _format_of(model: str) -> ChatFormat:
 
 def guard_model(name: str) -> None:
     """On a public Space, strangers name Hub models only: no folder of the machine."""
+    name = name.strip()
     if models.on_a_space() and (name.startswith((".", "~", "/")) or Path(name).exists()):
         raise UserError(f"{name} names a folder.", "On this Space, choose from the list or give a Hub id.")
 
