@@ -226,7 +226,9 @@ def _until_stop(token_ids: list[int], chat_format: ChatFormat) -> list[int]:
 
 
 def _adapter_name(run: Run) -> str:
-    return str(run.folder.resolve()).replace(".", "_")  # torch allows no dot in a module's name
+    """Tells adapters apart, also one from another that was trained later in a folder of the same name."""
+    written = (run.adapter / "adapter_model.safetensors").stat().st_mtime_ns
+    return f"{run.folder.resolve()}@{written}".replace(".", "_")  # torch allows no dot in a module's name
 
 
 class _Tokens(BaseStreamer):

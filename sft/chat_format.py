@@ -122,7 +122,7 @@ class ChatFormat:
             return Rendered(text, trained, spans, findings)
         token_ids, offsets = self._tokenize(text)
         mask = _mask(offsets, trained)
-        findings += self._stop_findings(token_ids, offsets, trained)
+        findings += self._stop_findings(text, token_ids, offsets, trained)
         return Rendered(
             text,
             trained,
@@ -248,13 +248,18 @@ class ChatFormat:
     def stop_token_ids(self) -> list[int]:
         """Tokens that end a reply: the tokenizer's end token, and the control token that ends a turn here."""
         stops = [self.tokenizer.eos_token_id] if self.tokenizer.eos_token_id is not None else []
+        probe = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
         try:
-            probe = self.render([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])
+            text = self._text(probe, None, False)
+            trained, _ = self._assistant_spans(probe, None, False, text)
         except TemplateError:
             return stops
+        token_ids, offsets = self._tokenize(text)
         control = set(self.tokenizer.added_tokens_decoder)
-        ends = [token for token, trained in zip(probe.token_ids, probe.assistant_mask, strict=True)
-                if trained and token in control]  # fmt: skip
+        ends = [
+            token for token, trained_on in zip(token_ids, _mask(offsets, trained), strict=True)
+            if trained_on and token in control
+        ]  # fmt: skip
         return [*stops, *(ends[-1:] if ends and ends[-1] not in stops else [])]
 
     # ---- findings ----
@@ -301,26 +306,23 @@ class ChatFormat:
         bos = getattr(self.tokenizer, "bos_token", None) or ""
         return text[: spans[0].start].removesuffix(header).removeprefix(bos).strip() if header else ""
 
-    def _stop_findings(self, token_ids, offsets, trained) -> list[Finding]:
-        stops = set(self._known_stops)
-        found = []
+    def _stop_findings(self, text, token_ids, offsets, trained) -> list[Finding]:
+        """An assistant turn must end in a stop token, but for white space after it."""
         for start, end in trained:
-            inside = [token for token, (at, _) in zip(token_ids, offsets, strict=True) if start <= at < end]
-            if not stops.intersection(inside):
-                found.append(
+            inside = [
+                token for token, (at, to) in zip(token_ids, offsets, strict=True)
+                if start <= at < end and text[at:to].strip()
+            ]  # fmt: skip
+            if not inside or inside[-1] not in self.stop_token_ids:
+                return [
                     Finding(
                         "error",
                         "no_stop_token",
-                        "An assistant turn holds no stop token that is trained on, so the model never learns to stop.",
+                        "An assistant turn ends in no stop token that is trained on, so the model learns no end.",
                         "Use a template that ends the assistant's turn with the model's end token.",
                     )
-                )
-        return found[:1]
-
-    @cached_property
-    def _known_stops(self) -> list[int]:
-        """End token and control tokens; unlike `stop_token_ids` found without rendering."""
-        return [self.tokenizer.eos_token_id, *self.tokenizer.added_tokens_decoder]
+                ]
+        return []
 
     # ---- identity, saving, loading ----
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
-from sft.errors import ConfigError, MessagesError, UserError
+from sft.errors import ConfigError, MessagesError, RunError, UserError
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -73,8 +73,8 @@ def _parser() -> argparse.ArgumentParser:
     chat.add_argument("--prompt", metavar="TEXT", required=True)
     chat.add_argument("--system", metavar="TEXT", help="a system message")
     chat.add_argument("--max-new-tokens", metavar="N", type=_positive, default=128)
-    chat.add_argument("--temperature", metavar="T", type=float, default=0.0, help="0 takes the likeliest token")
-    chat.add_argument("--seed", metavar="N", type=int, default=0)
+    chat.add_argument("--temperature", metavar="T", type=_temperature, default=0.0, help="0 takes the likeliest token")
+    chat.add_argument("--seed", metavar="N", type=_seed, default=0)
     add_runs_dir(chat)
     add_json(chat)
 
@@ -94,6 +94,20 @@ def _positive(text: str) -> int:
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be 1 or more, not {number}")
+    return number
+
+
+def _temperature(text: str) -> float:
+    number = float(text)
+    if not 0 <= number <= 100:
+        raise argparse.ArgumentTypeError(f"must be between 0 and 100, not {text}")
+    return number
+
+
+def _seed(text: str) -> int:
+    number = int(text)
+    if not 0 <= number < 2**63:
+        raise argparse.ArgumentTypeError(f"must be between 0 and 2^63 - 1, not {text}")
     return number
 
 
@@ -183,33 +197,56 @@ def _check(options) -> None:
 
 
 def _train(options) -> int:
+    import os
+
     from sft.config import TrainConfig
     from sft.launch import wait_in_line
-    from sft.runs import Run, create_run, runs_dir
+    from sft.runs import runs_dir
 
     root = runs_dir(options.runs_dir)
     config = TrainConfig.load(options.config, options.set)
-    # launch.py has made the run folder already, and gives its config; by hand the folder is made here.
-    launched = options.run_name and Path(options.config) == root / options.run_name / "config.yaml"
-    run = Run(root / options.run_name) if launched else create_run(config, root, options.run_name)
+    run = _run_to_train(config, root, options)
     with _log_to(run.log_file):
-        print(f"run {run.name} in {run.folder}", flush=True)
-        run.set_status("queued", max_steps=config.max_steps)
-        wait_in_line(run)
-        run.set_status("preparing", max_steps=config.max_steps, message="Loading the libraries.")
+        if os.environ.get("RANK", "0") == "0":
+            print(f"run {run.name} in {run.folder}", flush=True)
+            run.set_status("queued", max_steps=config.max_steps)
+            wait_in_line(run)
+            run.set_status("preparing", max_steps=config.max_steps, message="Loading the libraries.")
         from sft.train import train
 
         train(config, run)
     return 0
 
 
+def _run_to_train(config, root: Path, options):
+    """A new run; or the folder that launch.py made for this process; or, in a further process of the same
+    distributed training, the folder that the first process makes."""
+    import os
+
+    from sft.runs import Run, create_run
+
+    run = Run(root / (options.run_name or ""))
+    if options.run_name and Path(options.config) == run.folder / "config.yaml":
+        status = run.status()
+        if status.state == "queued" and status.pid == os.getpid():
+            return run
+        raise RunError(f"The run {run.name} is {status.state} already.", "Give another --run-name to train once more.")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not options.run_name:
+        raise ConfigError("Several processes train together and have no name for their run.", "Give --run-name NAME.")
+    if os.environ.get("RANK", "0") != "0":
+        return run
+    return create_run(config, root, options.run_name)
+
+
 @contextmanager
 def _log_to(path: Path):
     """Everything printed goes to the log file too, unless it already goes there."""
+    import os
+
+    if os.environ.get("RANK", "0") != "0" or _is_open_as_output(path):
+        yield
+        return
     with path.open("a", encoding="utf-8") as log:
-        if _same_file(log):
-            yield
-            return
         out, err = sys.stdout, sys.stderr
         sys.stdout, sys.stderr = _Tee(out, log), _Tee(err, log)
         try:
@@ -218,10 +255,10 @@ def _log_to(path: Path):
             sys.stdout, sys.stderr = out, err
 
 
-def _same_file(log) -> bool:
+def _is_open_as_output(path: Path) -> bool:
     import os
 
-    return os.path.sameopenfile(log.fileno(), 1)
+    return path.exists() and os.path.samestat(path.stat(), os.fstat(1))
 
 
 class _Tee:

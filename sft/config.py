@@ -167,6 +167,11 @@ def _yaml(text: str, source: str):
         return yaml.safe_load(text)
     except yaml.YAMLError as error:
         raise ConfigError(f"{source} is not valid YAML: {error}", "Write one 'name: value' a line.") from None
+    except (ValueError, ArithmeticError, LookupError, AttributeError, TypeError, RecursionError) as error:
+        # PyYAML lets through what Python raises for a value that only looks like a date or a number
+        raise ConfigError(
+            f"{source[:200]} holds a value that cannot be read: {error}", "Put quotes around it if it is text."
+        ) from None
 
 
 def _convert(value, hint):
@@ -191,6 +196,8 @@ def _convert(value, hint):
         number = float(value)
     except ValueError:
         raise ValueError(f"must be a number, not {value!r}") from None
+    except OverflowError:  # not shown: Python refuses to print integers that are long enough
+        raise ValueError("is too large a number") from None
     if number != number or number in (float("inf"), float("-inf")):
         raise ValueError(f"must be a finite number, not {value!r}")
     if wanted is int:

@@ -8,15 +8,17 @@ import csv
 import io
 import json
 import random
+import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from sft.config import TrainConfig
 from sft.errors import DataError, listed
-from sft.messages import Conversation, problems
+from sft.messages import Conversation, problems, tools_problems
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+HELD_OUT_NAMES = ("test", "val", "eval")  # how files begin that nobody means to train on
 
 
 @dataclass(frozen=True)
@@ -45,13 +47,15 @@ class Row:
 
 
 def read_table(source: str, config: str | None = None, split: str = "train") -> Table:
-    """Reads a local file or folder, or a data set from the Hub (`config` and `split` are for the Hub).
+    """Reads a local file or folder, or a data set from the Hub (`config` is for the Hub).
 
-    Raises DataError where there is nothing to read, or not what the file's ending says.
+    `split` chooses among the files of a folder; a file is all one split, so it takes only the default. Raises
+    DataError where there is nothing to read, or not what the file's ending says.
     """
     try:
         path = Path(source).expanduser()
-        if path.is_dir():
+        is_folder = path.is_dir()
+        if is_folder:
             path = _file_in_folder(path, split)
         is_file = path.is_file()
     except (OSError, RuntimeError) as error:  # a name that is too long, a home folder that nobody has
@@ -59,6 +63,12 @@ def read_table(source: str, config: str | None = None, split: str = "train") -> 
             f"{source[:100]} is not a path that can be read: {error}", "Give the path of a file, or a Hub id."
         ) from None
     if is_file:
+        # otherwise all of its rows would be read for a part of them, or the training rows as held out
+        if split != "train" and not is_folder:
+            raise DataError(
+                f"{path.name} is a file, and a file has no splits, so {split!r} cannot be read from it.",
+                "Leave train_split out; for held-out rows name another file as eval_dataset, or set eval_share.",
+            )
         return _read_file(path)
     if path.suffix.lower() in SUFFIXES or path.is_absolute() or source.startswith((".", "~")):
         raise DataError(f"There is no file {source}.", "Check the path; it is relative to the working directory.")
@@ -66,13 +76,20 @@ def read_table(source: str, config: str | None = None, split: str = "train") -> 
 
 
 def _file_in_folder(folder: Path, split: str) -> Path:
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
-    of_split = [file for file in files if file.name.startswith(split)]
-    found = of_split or files
-    if len(found) != 1:
-        names = ", ".join(file.name for file in found[:5]) or "no data file"
+    """The file that is named after the split, or the only one there is, unless its name says that it is held out."""
+    if not re.fullmatch(r"[\w.-]+", split):
         raise DataError(
-            f"The folder {folder} holds {names}, so it is not clear which file to read.",
+            f"{split!r} cannot be read from the folder {folder}: a folder has one file for each split, and no slices.",
+            "Give the plain name of a split, such as train or test.",
+        )
+    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES)
+    found = [file for file in files if file.name.lower().startswith(split.lower())]
+    if not found and split == "train":
+        found = [] if any(file.name.lower().startswith(HELD_OUT_NAMES) for file in files) else files
+    if len(found) != 1:
+        names = ", ".join(file.name for file in (found or files)[:5]) or "no data file"
+        raise DataError(
+            f"The folder {folder} holds {names}, so it is not clear which file to read as {split!r}.",
             f"Name one file ending in {', '.join(SUFFIXES)}.",
         )
     return found[0]
@@ -104,15 +121,54 @@ def _text(path: Path) -> str:
         ) from None
 
 
+class _JsonProblem(ValueError):
+    """What is wrong with a text of JSON, and in which of its lines."""
+
+    def __init__(self, said: str, line: int):
+        super().__init__(said)
+        self.said = said
+        self.line = line
+
+
+def _loads(text: str):
+    """`json.loads` that raises _JsonProblem only, also where Python itself gives up."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise _JsonProblem(f"{error.msg} at column {error.colno}", error.lineno) from None
+    except RecursionError:
+        raise _JsonProblem("lists and objects are nested too deeply", _deepest_line(text)) from None
+    except ValueError:
+        raise _JsonProblem("a number has too many digits", _longest_number_line(text)) from None
+
+
+JSON_STRING = r'"(?:[^"\\]|\\.)*"'  # matched only to be passed over: what is inside is text
+
+
+def _longest_number_line(text: str) -> int:
+    numbers = re.finditer(rf"{JSON_STRING}|\d+", text)
+    longest = max(numbers, key=lambda part: 0 if part[0].startswith('"') else len(part[0]))
+    return text.count("\n", 0, longest.start()) + 1
+
+
+def _deepest_line(text: str) -> int:
+    depth = deepest = position = 0
+    for part in re.finditer(rf"{JSON_STRING}|[\[\]{{}}]", text):
+        depth += (part[0] in "[{") - (part[0] in "]}")
+        if depth > deepest:
+            deepest, position = depth, part.start()
+    return text.count("\n", 0, position) + 1
+
+
 def _read_jsonl(path: Path) -> Table:
     rows, numbers, broken = [], [], []
     for number, line in enumerate(_text(path).split("\n"), start=1):
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            broken.append(f"line {number}: {error.msg} at column {error.colno}")
+            row = _loads(line)
+        except _JsonProblem as problem:
+            broken.append(f"line {number}: {problem.said}")
             continue
         if not isinstance(row, dict):
             broken.append(f"line {number}: must be a JSON object {{...}}")
@@ -130,10 +186,10 @@ def _read_jsonl(path: Path) -> Table:
 
 def _read_json(path: Path) -> Table:
     try:
-        value = json.loads(_text(path))
-    except json.JSONDecodeError as error:
+        value = _loads(_text(path))
+    except _JsonProblem as problem:
         raise DataError(
-            f"{path.name}: line {error.lineno} is not valid JSON: {error.msg} at column {error.colno}",
+            f"{path.name}: line {problem.line} is not valid JSON: {problem.said}",
             "A .json file holds one list of rows; a file with one object a line must end in .jsonl.",
         ) from None
     if isinstance(value, dict) and len(value) == 1 and isinstance(next(iter(value.values())), list):
@@ -225,24 +281,24 @@ def _first_line(error: BaseException) -> str:
 
 
 def _from_messages(row: dict) -> list[dict]:
-    return _json_cell(row["messages"])
+    return _json_cell(row, "messages")
 
 
 def _from_sharegpt(row: dict) -> list[dict]:
     roles = {"human": "user", "gpt": "assistant", "model": "assistant", "chatgpt": "assistant", "bot": "assistant"}
-    turns = _json_cell(row["conversations"])
-    if not isinstance(turns, list):
-        return turns
-    return [
-        {"role": roles.get(turn["from"], turn["from"]), "content": turn.get("value")}
-        if isinstance(turn, dict) and "from" in turn
-        else turn
-        for turn in turns
-    ]
+
+    def message(turn):
+        if not isinstance(turn, dict) or "from" not in turn:
+            return turn
+        sender = turn["from"]  # anything that JSON can hold, also what no dict takes for a key
+        return {"role": roles.get(sender, sender) if isinstance(sender, str) else sender, "content": turn.get("value")}
+
+    turns = _json_cell(row, "conversations")
+    return [message(turn) for turn in turns] if isinstance(turns, list) else turns
 
 
 def _from_completion(row: dict) -> list[dict]:
-    prompt, completion = _json_cell(row["prompt"]), _json_cell(row["completion"])
+    prompt, completion = _messages_or_text(row["prompt"]), _messages_or_text(row["completion"])
     if not isinstance(prompt, list):
         prompt = [{"role": "user", "content": prompt}]
     if not isinstance(completion, list):
@@ -305,19 +361,17 @@ def _convert_row(table: Table, index: int, convert: Callable[[dict], list[dict]]
     row, place = table.rows[index], table.place(index)
     try:
         messages = convert(row)
+        tools = _json_cell(row, "tools") if row.get("tools") not in (None, "") else None  # CSV writes "" for none
     except KeyError as error:
         return Row(place, None, (f"has no column {error.args[0]!r}, which the first row has",))
-    except json.JSONDecodeError as error:
-        return Row(place, None, (f"is not valid JSON: {error.msg}",))
+    except _JsonProblem as problem:
+        return Row(place, None, (problem.said,))
     if isinstance(messages, list):
         messages = [_without_nulls(message) for message in messages]
-    found = problems(messages, for_training=True)
-    tools = _json_cell(row["tools"]) if row.get("tools") else None
-    if tools is not None and not isinstance(tools, list):
-        found.append("tools must be a list of JSON schemas")
+    found = problems(messages, for_training=True) + tools_problems(tools)
     if found:
         return Row(place, None, tuple(found))
-    return Row(place, Conversation(messages, tools))
+    return Row(place, Conversation(messages, tools or None, place))
 
 
 def _without_nulls(message):
@@ -327,11 +381,26 @@ def _without_nulls(message):
     return {key: value for key, value in message.items() if value is not None or key == "content"}
 
 
-def _json_cell(value):
-    """CSV has no lists: there a list of messages is a cell of JSON text."""
-    if isinstance(value, str) and value.lstrip().startswith(("[{", "[ {", "[\n")):
-        return json.loads(value)
-    return value
+def _json_cell(row: dict, column: str):
+    """CSV has no lists: there a list of messages or tools is a cell of JSON text."""
+    value = row[column]
+    if not isinstance(value, str) or not value.lstrip().startswith(("[", "{")):
+        return value
+    try:
+        return _loads(value)
+    except _JsonProblem as problem:
+        raise _JsonProblem(f"{column} is not valid JSON: {problem.said}", problem.line) from None
+
+
+def _messages_or_text(value):
+    """A prompt or completion is text even where it looks like JSON, unless it is messages and nothing else."""
+    if not isinstance(value, str) or not value.lstrip().startswith("["):
+        return value
+    try:
+        parsed = _loads(value)
+    except _JsonProblem:
+        return value
+    return parsed if parsed and all(isinstance(item, dict) and "role" in item for item in parsed) else value
 
 
 # ---- a run's data ----
@@ -374,16 +443,14 @@ def load_split(config: TrainConfig) -> Split:
     """
     table = read_table(config.dataset, config.dataset_config, config.train_split)
     train, bad = usable(table, config.on_bad_rows)
-    held_out, bad_held_out = [], []
+    held_out, warnings = [], _left_out(table, train, bad)
     if config.eval_dataset or config.eval_split:
         source = config.eval_dataset or config.dataset
         held_out_table = read_table(source, config.dataset_config, config.eval_split or "train")
-        held_out, bad_held_out = usable(held_out_table, config.on_bad_rows)
+        held_out, bad = usable(held_out_table, config.on_bad_rows)
+        warnings += _left_out(held_out_table, held_out, bad)
     elif config.eval_share:
         train, held_out = _share(train, config.eval_share, config.seed)
-    warnings = []
-    if bad or bad_held_out:
-        warnings.append(f"rows left out because they break a rule:\n{listed(bad + bad_held_out)}")
     seen = {_key(conversation) for conversation in train}
     fresh = [conversation for conversation in held_out if _key(conversation) not in seen]
     if len(fresh) < len(held_out):
@@ -391,17 +458,24 @@ def load_split(config: TrainConfig) -> Split:
     return Split(train, fresh, warnings)
 
 
+def _left_out(table: Table, kept: list[Conversation], bad: list[str]) -> list[str]:
+    """The warning about rows that were skipped, if any were. One row may break several rules, so rows are counted."""
+    broken = len(table.rows) - len(kept)
+    if not broken:
+        return []
+    said = f"{broken} of {len(table.rows)} rows left out because they break a rule ({table.source})"
+    return [f"{said}:\n{listed(bad)}"]
+
+
 def _share(rows: list[Conversation], share: float, seed: int) -> tuple[list, list]:
-    count = round(len(rows) * share)
-    if count == 0 or count == len(rows):
-        raise DataError(
-            f"eval_share {share} of {len(rows)} rows leaves no row to {'hold out' if count == 0 else 'train on'}.",
-            "Give more rows, or another share.",
-        )
+    if len(rows) < 2:
+        raise DataError(f"eval_share {share} of one row leaves no row to hold out.", "Give more rows.")
+    count = min(max(1, round(len(rows) * share)), len(rows) - 1)  # however few there are, some of each
     chosen = set(random.Random(seed).sample(range(len(rows)), count))
     train = [row for index, row in enumerate(rows) if index not in chosen]
     return train, [rows[index] for index in sorted(chosen)]
 
 
 def _key(conversation: Conversation) -> str:
-    return json.dumps([conversation.messages, conversation.tools], sort_keys=True)
+    # Parquet cells may hold dates and other values that JSON has no word for
+    return json.dumps([conversation.messages, conversation.tools], sort_keys=True, default=str)

@@ -174,8 +174,9 @@ def _convert(gguf: Path, target: Path, report: Report) -> None:
             process.kill()
             process.stdin.close()
     if process.returncode:
+        said = log.read_text().strip().splitlines() or ["no reason given"]
         raise ModelError(
-            f"The embedded model could not be converted: {log.read_text().strip().splitlines()[-1:]}",
+            f"The embedded model could not be converted: {said[-1]}",
             "Check that there are 2 GB of free memory and 1 GB of free disk, then start again.",
         )
 

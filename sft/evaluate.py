@@ -4,7 +4,7 @@ Every arm answers the same prompts, greedily, in the run's own chat format. Know
 """
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 
@@ -15,9 +15,10 @@ from sft.chat_format import ChatFormat
 from sft.errors import DataError
 from sft.messages import Conversation
 from sft.runs import Run
-from sft.trainer import FlatCollator, token_losses
+from sft.trainer import collator_for, token_losses
 
-BATCH = 16
+BATCH = 16  # prompts answered at once
+BATCH_TOKENS = 1024  # tokens scored at once
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Arm:
 def held_out_rows(run: Run, path: str | None = None, limit: int | None = None) -> list[Conversation]:
     """The run's own held-out rows, or those of the data at `path`."""
     rows = data.usable(data.read_table(path))[0] if path else data.load_split(run.config()).held_out
-    rows = [row for row in rows if row.messages[-1]["role"] == "assistant"][:limit]
+    rows = [row for row in rows if row.messages[-1]["role"] == "assistant" and row.messages[-1].get("content")][:limit]
     if not rows:
         raise DataError(
             f"The run {run.name} has no held-out rows that end in an answer.",
@@ -94,13 +95,25 @@ def _loss(model, chat_format: ChatFormat, rows: list[Conversation], tuned: bool)
     encoded = [{"input_ids": row.input_ids, "labels": row.labels} for row in encoded if row.trained]
     if not encoded:
         return float("nan")
+    collate = collator_for(model, encoded)
     total, count = 0.0, 0
     with torch.inference_mode(), nullcontext() if tuned else model.disable_adapter():
-        for start in range(0, len(encoded), BATCH):
-            batch = FlatCollator()(encoded[start : start + BATCH])
+        for part in _batches(encoded):
+            batch = collate(part)
             losses = token_losses(model, {name: value.to(model.device) for name, value in batch.items()})
             total, count = total + losses.sum().item(), count + losses.numel()
     return total / count
+
+
+def _batches(rows: list[dict]) -> Iterator[list[dict]]:
+    """Rows in order, as many at once as stay below `BATCH_TOKENS`: a flat batch's mask grows with its square."""
+    batch: list[dict] = []
+    for row in rows:
+        if batch and sum(len(item["input_ids"]) for item in [*batch, row]) > BATCH_TOKENS:
+            yield batch
+            batch = []
+        batch.append(row)
+    yield batch
 
 
 def _score(chat_format: ChatFormat, prompts, replies, wanted: list[str], loss: float) -> Arm:

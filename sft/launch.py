@@ -1,8 +1,9 @@
 """Starts, queues and stops training processes; what they do is read from their run folders.
 
 A run started here is `python -m sft train` in a process of its own, at lower priority, with its output in the run's
-log file. It outlives the app. To shorten the way from Start to the first step, one process can stand by that has
-already imported what training needs (some seconds of work); it ends by itself when the app does.
+log file. It outlives the app. Such a process first imports what training needs, some seconds of work, and then waits
+to hear which run it is for; one can be started ahead, to shorten the way from Start to the first step. One that has
+heard nothing ends when the app does.
 """
 
 import json
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -27,10 +29,16 @@ _children: list[subprocess.Popen] = []  # kept so that ended ones can be reaped
 def start(config: TrainConfig, root: Path, owner: str = LOCAL_OWNER, name: str | None = None) -> Run:
     """A new run, and the process that carries it out (once the runs before it have ended)."""
     run = create_run(config, root, name, owner)
-    command = ["train", str(run.folder / "config.yaml"), "--run-name", run.name, "--runs-dir", str(root)]
-    if not _hand_to_standby(run, command):
-        with run.log_file.open("ab") as log:
-            _spawn(command, stdin=subprocess.DEVNULL, output=log)
+    task = {
+        "command": ["train", str(run.folder / "config.yaml"), "--run-name", run.name, "--runs-dir", str(root)],
+        "log": str(run.log_file.resolve()),
+    }
+    process = _take_standby()
+    # Before the process hears of it, so that nobody takes the run for dead while the process still imports.
+    run.set_status("queued", max_steps=config.max_steps, message="Loading the libraries.", pid=process.pid)
+    with suppress(BrokenPipeError):  # it has just died: the run's status says so to every reader
+        process.stdin.write(json.dumps(task).encode() + b"\n")
+        process.stdin.close()
     return run
 
 
@@ -45,31 +53,24 @@ def stand_by() -> None:
     with _lock:
         _children[:] = [child for child in _children if child.poll() is None]
         if _standby is None or _standby.poll() is not None:
-            _standby = _spawn(["standby"], stdin=subprocess.PIPE, output=subprocess.DEVNULL)
+            _standby = _spawn()
 
 
-def _hand_to_standby(run: Run, command: list[str]) -> bool:
+def _take_standby() -> subprocess.Popen:
+    """The process that stands by, or a new one; nobody else gets it."""
     global _standby
     with _lock:
         ready, _standby = _standby, None
-        if ready is None or ready.poll() is not None:
-            return False
-        task = {"command": command, "log": str(run.log_file.resolve())}
-        try:
-            ready.stdin.write(json.dumps(task).encode() + b"\n")
-            ready.stdin.close()
-        except BrokenPipeError:
-            return False
-        return True
+    return ready if ready and ready.poll() is None else _spawn()
 
 
-def _spawn(command: list[str], stdin, output) -> subprocess.Popen:
+def _spawn() -> subprocess.Popen:
     package = str(Path(__file__).parents[1])
     path = os.pathsep.join(filter(None, [package, os.environ.get("PYTHONPATH")]))
     process = subprocess.Popen(
-        [sys.executable, "-m", "sft", *command],
-        stdin=stdin,
-        stdout=output,
+        [sys.executable, "-m", "sft", "standby"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
         stderr=subprocess.STDOUT,
         env={**os.environ, "PYTHONUNBUFFERED": "1", "PYTHONPATH": path},
         start_new_session=True,  # a Ctrl-C that ends the app leaves the training alone

@@ -4,7 +4,7 @@ Knows nothing about files, templates or tokens. Every rule is checked before any
 person mends a conversation once, not problem by problem.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from sft.errors import MessagesError, listed
 
@@ -15,11 +15,13 @@ ROLES = ("system", "user", "assistant", "tool")
 class Conversation:
     """The messages of one example: dicts of `role`, `content` and whatever else a template reads.
 
-    `tools` are JSON schemas of functions that the assistant may call, or None.
+    `tools` are JSON schemas of functions that the assistant may call, or None. `place` is where a person finds
+    the example ("line 7"), for whoever has to name it; the same words in two places are the same conversation.
     """
 
     messages: list[dict]
     tools: list[dict] | None = None
+    place: str = field(default="", compare=False)
 
 
 def problems(messages, for_training: bool = False) -> list[str]:
@@ -61,6 +63,7 @@ def _message_problems(message, index: int) -> list[str]:
         found.append(f"{given}; a role is one of {', '.join(ROLES)}")
     if role == "system" and index > 0:
         found.append("a system message must be the first")
+    found += [f"{key!r} {problem}" for key, value in message.items() for problem in _unicode_problems([key, value])]
     content = message.get("content")
     if content is None and message.get("tool_calls"):
         return found
@@ -69,6 +72,37 @@ def _message_problems(message, index: int) -> list[str]:
     elif not isinstance(content, str):
         found.append(f"content must be text, not {_kind(content)}")
     return found
+
+
+def tools_problems(tools) -> list[str]:
+    """Every rule that the `tools` of a conversation break; None is no tools, and well."""
+    if tools is None:
+        return []
+    if not isinstance(tools, list):
+        return [f"tools must be a list of JSON schemas, not {_kind(tools)}"]
+    found = [
+        f"tools must be a list of JSON schemas, but item {index} is {_kind(tool)}"
+        for index, tool in enumerate(tools)
+        if not isinstance(tool, dict)
+    ]
+    return found + [f"tools {problem}" for problem in _unicode_problems(tools)]
+
+
+def _unicode_problems(value) -> list[str]:
+    """JSON can escape half a character ("\\ud800"), which no tokenizer and no file takes. Looks into all of `value`."""
+    waiting = [value]  # a list, not recursion: JSON may be nested deeper than Python calls
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, dict):
+            waiting += [*item.keys(), *item.values()]
+        elif isinstance(item, list | tuple):
+            waiting += item
+        elif isinstance(item, str):
+            try:
+                item.encode()
+            except UnicodeEncodeError as error:
+                return [f"holds {item[error.start]!r}, which is not valid Unicode text"]
+    return []
 
 
 def parse_conversation(value, for_training: bool = False) -> Conversation:
@@ -85,9 +119,7 @@ def parse_conversation(value, for_training: bool = False) -> Conversation:
                 'Give a list of messages, or an object {"messages": [...]}.',
             )
         messages, tools = value["messages"], value.get("tools")
-    found = problems(messages, for_training)
-    if tools is not None and not (isinstance(tools, list) and all(isinstance(tool, dict) for tool in tools)):
-        found.append(f"tools must be a list of JSON schemas, not {_kind(tools)}")
+    found = problems(messages, for_training) + tools_problems(tools)
     if found:
         raise MessagesError(
             f"The conversation breaks {'a rule' if len(found) == 1 else f'{len(found)} rules'}:\n{listed(found)}",

@@ -88,19 +88,25 @@ class Run:
     def status(self) -> Status:
         """The state now: `interrupted` where the folder says that a process works on it and none does."""
         try:
-            status = Status(**json.loads((self.folder / "status.json").read_text(encoding="utf-8")))
-        except FileNotFoundError:
-            return Status("interrupted", message="The run folder has no status.")
+            written = json.loads((self.folder / "status.json").read_text(encoding="utf-8"))
+            status = Status(**{key: value for key, value in written.items() if key in Status.__dataclass_fields__})
+        except (FileNotFoundError, ValueError, TypeError, AttributeError):
+            return Status("interrupted", message="The run folder has no status that can be read.")
         if status.active and not self._process_lives(status):
             return Status(**{**vars(status), "state": "interrupted", "message": _gone(status)})
         return status
 
-    def set_status(self, state: str, *, step: int = 0, max_steps: int = 0, message: str = "", mine: bool = True):
-        """Replaces `status.json`. `mine` records this process as the one that works on the run."""
+    def set_status(
+        self, state: str, *, step: int = 0, max_steps: int = 0, message: str = "", pid: int | None = None
+    ) -> None:
+        """Replaces `status.json`. `pid` is the process that works on the run: this one, unless another is given.
+
+        0 stands for none yet.
+        """
         now = time.time()
         previous = self.folder / "status.json"
         started = json.loads(previous.read_text())["started"] if previous.is_file() else now
-        process = psutil.Process() if mine else None
+        process = None if pid == 0 else psutil.Process(pid)
         status = Status(
             state,
             step,
@@ -122,10 +128,12 @@ class Run:
         try:
             process = psutil.Process(status.pid)
             # A number can be given to another process later, so the start time has to match as well.
-            same = abs(process.create_time() - (status.process_started or 0)) < 2
+            same = status.process_started is None or abs(process.create_time() - status.process_started) < 2
             return same and process.status() != psutil.STATUS_ZOMBIE
         except psutil.NoSuchProcess:
             return False
+        except psutil.AccessDenied:
+            return True  # it is there, and belongs to someone else
 
     # ---- events and log ----
 
@@ -188,7 +196,7 @@ def create_run(config: TrainConfig, root: Path, name: str | None = None, owner: 
     if owner != LOCAL_OWNER:
         (folder / "owner.txt").write_text(owner)
     config.save(folder / "config.yaml")
-    run.set_status("queued", max_steps=config.max_steps, message="Waiting for its process to start.", mine=False)
+    run.set_status("queued", max_steps=config.max_steps, message="Waiting for its process to start.", pid=0)
     return run
 
 

@@ -4,6 +4,7 @@ Runs alone, under torchrun and under `accelerate launch`. Everything that a read
 to the run folder by `Recorder`; only the main process writes.
 """
 
+import math
 import os
 import time
 import traceback
@@ -12,16 +13,18 @@ from pathlib import Path
 import torch
 from datasets import Dataset
 from peft import LoraConfig
-from transformers import TrainerCallback
+from peft.utils.error import NoMatchingPeftModuleError
+from transformers import PrinterCallback, TrainerCallback
+from transformers.utils.logging import disable_progress_bar
 from trl import SFTConfig
 
 from sft import data, models
 from sft.chat_format import ChatFormat
 from sft.config import TrainConfig
-from sft.errors import DataError, UserError
+from sft.errors import ConfigError, DataError, RunError, TemplateError, UserError, listed
 from sft.messages import Conversation
 from sft.runs import Run
-from sft.trainer import Trainer
+from sft.trainer import Trainer, collator_for
 
 EVAL_BATCH = 8  # without a backward pass there is room for more rows than in training
 
@@ -33,6 +36,7 @@ class StopAsked(Exception):
 def train(config: TrainConfig, run: Run) -> None:
     """One run from its config to its adapter. The run folder ends in a state that says how it went."""
     recorder = Recorder(run, config.max_steps)
+    disable_progress_bar()  # bars of a second would fill the log
     try:
         recorder.state("preparing", "Loading the model and the data.")
         folder = models.locate(config.model, lambda stage, share: recorder.preparing(stage))
@@ -41,12 +45,13 @@ def train(config: TrainConfig, run: Run) -> None:
         rows, held_out = prepare(config, chat_format, recorder)
         recorder.check_stop()
         trainer = build_trainer(config, models.load_base(folder), chat_format, rows, held_out, run.folder)
+        trainer.remove_callback(PrinterCallback)  # the recorder prints
         trainer.add_callback(recorder)
         recorder.start(trainer, rows, held_out)
         trainer.train()
         recorder.state("saving", "Writing the adapter.")
         save(trainer, chat_format, run)
-        recorder.end("stopped" if run.stop_asked else "finished")
+        recorder.end("finished" if recorder.step >= config.max_steps else "stopped")
     except StopAsked:
         recorder.end("stopped", "Stopped before the first step; there is no adapter.")
     except UserError as error:
@@ -65,30 +70,39 @@ def prepare(config: TrainConfig, chat_format: ChatFormat, recorder: "Recorder") 
         recorder.warn(warning)
     if not split.held_out and config.eval_strategy == "steps":
         recorder.warn("no rows are held out, so the held-out loss is not measured")
-    rows = _encode(split.train, chat_format, config.max_length, "training", recorder)
+    rows = _encode(split.train, chat_format, config, "training", recorder)
     if not rows:
         raise DataError(
             f"No row of {config.dataset} has a token to train on within {config.max_length} tokens.",
             "Raise max_length, or look at the rows with `python -m sft check`.",
         )
     measured = split.held_out[: config.max_eval_samples]
-    return rows, _encode(measured, chat_format, config.max_length, "held-out", recorder)
+    return rows, _encode(measured, chat_format, config, "held-out", recorder)
 
 
 def _encode(
-    conversations: list[Conversation], chat_format: ChatFormat, max_length: int, part: str, recorder: "Recorder"
+    conversations: list[Conversation], chat_format: ChatFormat, config: TrainConfig, part: str, recorder: "Recorder"
 ) -> list[dict]:
-    rows, cut, dropped = [], 0, 0
+    rows, refused, cut, dropped = [], [], 0, 0
     for conversation in conversations:
-        encoded = chat_format.encode(conversation, max_length)
+        try:
+            encoded = chat_format.encode(conversation, config.max_length)
+        except TemplateError as error:
+            refused.append(f"{conversation.place}: {error.message}")
+            continue
         cut += encoded.verdict == "cut"
         dropped += encoded.verdict == "dropped"
         if encoded.verdict != "dropped":
             rows.append({"input_ids": encoded.input_ids, "labels": encoded.labels})
+    if refused:
+        problem = f"{len(refused)} {part} rows are refused by the model's chat template:\n{listed(refused)}"
+        if config.on_bad_rows == "stop":
+            raise DataError(problem, "Mend these rows, or set on_bad_rows to skip.")
+        recorder.warn(problem)
     if cut:
-        recorder.warn(f"{cut} {part} rows were cut at {max_length} tokens, so they lose their stop token")
+        recorder.warn(f"{cut} {part} rows were cut at {config.max_length} tokens, so they lose their stop token")
     if dropped:
-        recorder.warn(f"{dropped} {part} rows were left out: nothing to train on within {max_length} tokens")
+        recorder.warn(f"{dropped} {part} rows were left out: nothing to train on within {config.max_length} tokens")
     return rows
 
 
@@ -115,6 +129,7 @@ def build_trainer(
         eval_strategy=config.eval_strategy if held_out else "no",
         eval_steps=config.eval_steps,
         logging_steps=1,
+        logging_nan_inf_filter=False,  # a diverged run must not look like one of loss 0
         save_strategy="no",
         report_to="none",
         disable_tqdm=True,
@@ -136,14 +151,21 @@ def build_trainer(
         lora_dropout=config.lora_dropout,
         target_modules=config.targets(),
     )
-    return Trainer(
-        model=model,
-        args=arguments,
-        train_dataset=Dataset.from_list(rows),
-        eval_dataset=Dataset.from_list(held_out) if held_out else None,
-        processing_class=tokenizer,
-        peft_config=adapter,
-    )
+    try:
+        return Trainer(
+            model=model,
+            args=arguments,
+            train_dataset=Dataset.from_list(rows),
+            eval_dataset=Dataset.from_list(held_out) if held_out else None,
+            processing_class=tokenizer,
+            peft_config=adapter,
+            data_collator=collator_for(model, [*rows, *held_out]),
+        )
+    except NoMatchingPeftModuleError:
+        raise ConfigError(
+            f"target_modules {config.target_modules!r} names no layer of {config.model}.",
+            "Write all-linear, or names such as q_proj,v_proj.",
+        ) from None
 
 
 def save(trainer: Trainer, chat_format: ChatFormat, run: Run) -> None:
@@ -174,7 +196,7 @@ class Recorder(TrainerCallback):
 
     def event(self, kind: str, **values) -> None:
         if self.main:
-            self.run.append_event(kind, **values)
+            self.run.append_event(kind, **{"step": self.step, **values})
 
     def warn(self, message: str) -> None:
         if self.main:
@@ -214,12 +236,17 @@ class Recorder(TrainerCallback):
         seconds = time.time() - self.began
         if "loss" in logs:
             tokens = self.trainer.tokens_seen
+            if not math.isfinite(float(logs["loss"])):
+                raise RunError(
+                    f"Training diverged: the loss at step {self.step} is {logs['loss']}.", "Lower the learning rate."
+                )
+            gradient = float(logs.get("grad_norm", 0))
             self.event(
                 "log",
                 step=self.step,
                 loss=float(logs["loss"]),
                 learning_rate=float(logs["learning_rate"]),
-                grad_norm=float(logs.get("grad_norm", 0)),
+                grad_norm=gradient if math.isfinite(gradient) else None,
                 tokens=tokens,
                 seconds=seconds,
             )

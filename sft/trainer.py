@@ -17,6 +17,8 @@ from trl import SFTTrainer
 
 from sft.chat_format import IGNORED
 
+EXACT = {"llama", "qwen2", "qwen3"}  # architectures on which tests hold the flat layout against each row alone
+
 
 @dataclass(frozen=True)
 class FlatCollator:
@@ -71,28 +73,84 @@ def shared_prefix(ids: list[list[int]], labels: list[list[int]]) -> int:
     return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
 
 
+@dataclass(frozen=True)
+class PaddedCollator:
+    """Rows → a padded batch of B rows and L columns, for models to which the flat layout does not apply.
+
+    Returns `input_ids`, `attention_mask`, `labels` and `shift_labels` [B, L], and `num_tokens` without padding.
+    """
+
+    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
+        width = max(len(row["input_ids"]) for row in rows)
+
+        def padded(values: list[list[int]], filler: int) -> torch.Tensor:
+            return torch.tensor([value + [filler] * (width - len(value)) for value in values])
+
+        shift_labels = padded([[*row["labels"][1:], IGNORED] for row in rows], IGNORED)
+        return {
+            "input_ids": padded([row["input_ids"] for row in rows], 0),  # what fills is masked, so any token will do
+            "attention_mask": padded([[1] * len(row["input_ids"]) for row in rows], 0),
+            "labels": shift_labels,
+            "shift_labels": shift_labels,
+            "num_tokens": torch.tensor(sum(len(row["input_ids"]) for row in rows)),
+        }
+
+
+def collator_for(model, rows: list[dict]) -> FlatCollator | PaddedCollator:
+    """The flat layout where it is exact for this model and these rows, else padding.
+
+    It needs attention that takes a mask of its own (SDPA) and lets every token see its whole row. Convolutions,
+    recurrent layers and windows shorter than a row do not. Architectures that were not tried are measured.
+    """
+    config = model.config
+    longest = max(len(row["input_ids"]) for row in rows)
+    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    if config._attn_implementation != "sdpa" or kinds != {"full_attention"} or (window and window < longest):
+        return PaddedCollator()
+    if config.model_type in EXACT or _flat_equals_padded(model, rows):
+        return FlatCollator()
+    return PaddedCollator()
+
+
+def _flat_equals_padded(model, rows: list[dict]) -> bool:
+    sample = sorted(rows, key=lambda row: len(row["input_ids"]))[:2]
+    training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            flat, padded = (
+                token_losses(model, {name: value.to(model.device) for name, value in collator(sample).items()})
+                for collator in (FlatCollator(), PaddedCollator())
+            )
+    except (ValueError, TypeError, RuntimeError):  # the model takes no such mask, or no logits_to_keep
+        return False
+    finally:
+        model.train(training)
+    return torch.allclose(flat, padded, rtol=0.02, atol=0.02)
+
+
 def token_losses(model, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Cross-entropy of every labelled token in a flat batch, float32, in the order of the layout."""
-    targets = batch["shift_labels"][0]
-    labelled = (targets != IGNORED).nonzero().flatten()
-    logits = model(
-        input_ids=batch["input_ids"],
-        position_ids=batch["position_ids"],
-        attention_mask=batch["attention_mask"],
-        use_cache=False,
-        logits_to_keep=labelled,
-    ).logits[0]
+    """Cross-entropy of every labelled token in a batch of either layout, float32, in the order of the layout."""
+    targets = batch["shift_labels"]
+    labelled = targets != IGNORED
+    inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "use_cache": False}
+    if "position_ids" in batch:  # flat: one sequence, so the head can be run at the labelled positions alone
+        kept = labelled[0].nonzero().flatten()
+        logits = model(**inputs, position_ids=batch["position_ids"], logits_to_keep=kept).logits[0]
+    else:
+        logits = model(**inputs).logits[labelled]
     return F.cross_entropy(logits.float(), targets[labelled], reduction="none")
 
 
 class Trainer(SFTTrainer):
-    """SFTTrainer on ready `input_ids` and `labels`, with flat batches in training and evaluation.
+    """SFTTrainer on ready `input_ids` and `labels`, in the batches of `collator_for`.
 
     `tokens_seen` counts real tokens trained on by this process.
     """
 
     def __init__(self, *args, **kwargs):
-        super().__init__(*args, data_collator=FlatCollator(), **kwargs)
+        super().__init__(*args, **kwargs)
         self.tokens_seen = 0
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):

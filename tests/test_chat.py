@@ -150,6 +150,25 @@ def test_a_byte_cut_in_the_middle_of_a_character_is_not_shown(run):
     assert [chat.reply_text(ids[:count], form) for count in range(1, len(ids) + 1)] == [""] * (len(ids) - 1) + ["日"]
 
 
+def test_a_run_trained_anew_under_its_old_name_answers_with_its_new_adapter(run, tmp_path):
+    import os
+    import shutil
+
+    from safetensors.torch import load_file, save_file
+
+    again = type(run)(tmp_path / "again")
+    shutil.copytree(run.folder, again.folder)
+    contest = Contest.of_run(again)
+    prompt = contest.chat_format.prompt_ids([{"role": "user", "content": "Hello?"}])
+    before = last(stream(contest, [prompt, prompt], Sampling(max_new_tokens=8)))
+    path = again.adapter / "adapter_model.safetensors"
+    save_file({name: weights * 0 for name, weights in load_file(path).items()}, path)
+    os.utime(path, (1, 1))
+    after = last(stream(Contest.of_run(again), [prompt, prompt], Sampling(max_new_tokens=8)))
+    assert before[0].token_ids != before[1].token_ids
+    assert after[0].token_ids == after[1].token_ids == before[0].token_ids
+
+
 def test_models_are_kept_and_adapters_beyond_a_few_are_let_go(run, tmp_path):
     import shutil
 
@@ -159,7 +178,7 @@ def test_models_are_kept_and_adapters_beyond_a_few_are_let_go(run, tmp_path):
     for number in range(chat.KEPT_ADAPTERS + 2):
         copy = tmp_path / f"run{number}"
         shutil.copytree(run.folder, copy)
-        assert weights.load(Contest.of_run(type(run)(copy))) is model or isinstance(model, PeftModel)
+        assert weights.load(Contest.of_run(type(run)(copy))) is model
     assert len(weights._adapters) == chat.KEPT_ADAPTERS
     assert len(model.peft_config) == chat.KEPT_ADAPTERS
     assert models.locate(run.config().model) == contest.folder

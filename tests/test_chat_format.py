@@ -150,6 +150,13 @@ def test_a_turn_without_stop_token_is_an_error():
     assert [(item.level, item.code) for item in rendered.findings] == [("error", "no_stop_token")]
 
 
+def test_a_control_token_in_the_answer_does_not_hide_a_missing_stop_token():
+    template = CHATML_UNMARKED.replace("<|im_end|>\n", "\n")
+    talk = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "see <|im_start|> there"}]
+    rendered = ChatFormat.of(tiny_tokenizer(template)).render(talk)
+    assert [item.code for item in rendered.findings] == ["no_stop_token"]
+
+
 def test_stop_tokens_are_the_end_token_and_the_one_that_ends_a_turn():
     form = chat_format("unmarked")
     assert form.tokenizer.convert_ids_to_tokens(form.stop_token_ids) == ["<|endoftext|>", "<|im_end|>"]

@@ -104,9 +104,24 @@ def test_train_runs_chat_and_evaluate(tiny_config, tmp_path):
     assert evaluated["verdict"]
     assert "valid_format" in sft("evaluate", "mine", "--limit", 1, *runs).stdout
 
+    inside = sft("train", tmp_path / "runs/mine/config.yaml", "--run-name", "mine", *runs)
+    assert inside.returncode == 2
+    assert "is finished already" in inside.stderr
     again = sft("train", tiny_config, "--run-name", "mine", *runs)
     assert again.returncode == 2
     assert "already a run mine" in again.stderr
+
+
+def test_two_processes_train_one_run_together(tiny_config, tmp_path):
+    together = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "sft", "train"]
+    runs = ["--runs-dir", tmp_path / "runs"]
+    done = subprocess.run(
+        [*map(str, [*together, tiny_config, "--run-name", "both", *runs])], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    (listed,) = json.loads(sft("runs", "--json", *runs).stdout)
+    assert (listed["name"], listed["state"], listed["step"]) == ("both", "finished", 3)
+    assert done.stdout.count("step 3/3  loss") == 1  # only the main process speaks and writes
 
 
 def wrong_calls(tmp_path, tiny_model, tiny_config, messages):

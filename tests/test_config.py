@@ -91,6 +91,23 @@ def test_files_that_are_no_config(tmp_path):
         TrainConfig.load("examples/support-json.yaml", ["max_steps"])
 
 
+@pytest.mark.parametrize("digits", [400, 5000])  # too many for a float; too many to print
+@pytest.mark.parametrize("key", ["seed", "learning_rate", "eval_share"])
+def test_huge_numbers_are_refused(key, digits):
+    with pytest.raises(ConfigError, match=f"{key}: is too large a number"):
+        TrainConfig.from_dict({"dataset": "x.jsonl", key: 10**digits})
+
+
+CHOKING = ["2024-13-45", "9" * 5000, "!!int x", "!!timestamp x", "!!bool x", "[" * 5000]
+
+
+@pytest.mark.parametrize("text", CHOKING, ids=lambda text: text[:15])
+def test_values_that_yaml_chokes_on(text):
+    with pytest.raises(ConfigError, match=r"--set model=.* cannot be read") as caught:
+        TrainConfig.load("examples/support-json.yaml", [f"model={text}"])
+    assert len(caught.value.message) < 500
+
+
 def test_every_setting_explains_itself():
     for item in fields(TrainConfig):
         assert item.metadata["help"], item.name

@@ -57,6 +57,16 @@ def test_a_process_that_stands_by_takes_the_next_run(config, tmp_path):
     assert launch._standby is None
 
 
+def test_a_run_is_alive_from_the_first_moment_on(config, tmp_path):
+    """Also while its process still imports: nobody may take it for dead and begin beside it."""
+    run = launch.start(config(max_steps=2), tmp_path)
+    status = run.status()
+    assert status.state == "queued"
+    assert psutil.pid_exists(status.pid)
+    assert status.process_started
+    assert until(run, "finished", "failed", "interrupted").state == "finished", run.log_tail()
+
+
 def test_a_standby_ends_with_the_app():
     app = subprocess.Popen(
         [

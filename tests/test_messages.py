@@ -3,7 +3,7 @@
 import pytest
 
 from sft.errors import MessagesError
-from sft.messages import parse_conversation, problems
+from sft.messages import Conversation, parse_conversation, problems, tools_problems
 
 USER = {"role": "user", "content": "Hi"}
 ANSWER = {"role": "assistant", "content": "Hello."}
@@ -27,6 +27,12 @@ def test_a_good_conversation_has_no_problems():
         ([{"role": "user", "content": None}], "content must be text, not null"),
         ([USER, {"role": "system", "content": "x"}], "message 1: a system message must be the first"),
         ([{"role": "system", "content": "a"}, {"role": "system", "content": "b"}, USER], "two system messages"),
+        (
+            [USER, {"role": "assistant", "content": "a\ud800"}],
+            "message 1: 'content' holds '\\ud800', which is not valid",
+        ),
+        ([{**USER, "tool_calls": [{"a": ["\udfff"]}]}], "message 0: 'tool_calls' holds '\\udfff', which is not valid"),
+        ([{**USER, "\ud800": 1}], "message 0: '\\ud800' holds '\\ud800', which is not valid"),
     ],
 )
 def test_each_broken_rule_is_named(messages, said):
@@ -42,6 +48,27 @@ def test_training_needs_an_answer_that_says_something():
 def test_a_call_of_a_tool_needs_no_content():
     call = {"role": "assistant", "content": None, "tool_calls": [{"function": {"name": "f", "arguments": {}}}]}
     assert problems([USER, call], for_training=True) == []
+
+
+@pytest.mark.parametrize(
+    ("tools", "said"),
+    [
+        ("f", "must be a list of JSON schemas, not text"),
+        ({"name": "f"}, "must be a list of JSON schemas, not an object"),
+        ([1], "item 0 is a number"),
+        ([{"name": "\ud800"}], "not valid Unicode"),
+    ],
+)
+def test_tools_are_a_list_of_objects(tools, said):
+    assert said in tools_problems(tools)[0]
+    with pytest.raises(MessagesError, match="tools") as caught:
+        parse_conversation({"messages": [USER], "tools": tools})
+    assert said in caught.value.message
+    assert tools_problems(None) == tools_problems([{"name": "f"}]) == []
+
+
+def test_a_conversation_is_the_same_wherever_it_stands():
+    assert Conversation([USER], place="line 7") == Conversation([USER])
 
 
 def test_all_problems_are_reported_at_once():

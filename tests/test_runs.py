@@ -96,6 +96,18 @@ def test_a_process_number_that_was_given_away_again_is_not_the_run(tmp_path):
     assert run.status().state == "interrupted"
 
 
+def test_a_status_of_another_version_is_read(tmp_path):
+    run = create_run(CONFIG, tmp_path)
+    run.set_status("training", step=2, max_steps=5)
+    path = run.folder / "status.json"
+    status = {**json.loads(path.read_text()), "colour": "red"}
+    del status["process_started"]
+    path.write_text(json.dumps(status))
+    assert (run.status().state, run.status().step) == ("training", 2)
+    path.write_text("[]")
+    assert run.status().state == "interrupted"
+
+
 def test_a_run_whose_process_never_started_is_interrupted_after_a_while(tmp_path):
     run = create_run(CONFIG, tmp_path)
     path = run.folder / "status.json"

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from sft import data, models
 from sft.chat_format import IGNORED, ChatFormat
 from sft.config import TrainConfig
-from sft.errors import DataError, ModelError
+from sft.errors import ConfigError, DataError, ModelError, RunError
 from sft.runs import create_run
 from sft.train import Recorder, build_trainer, prepare, train
 
@@ -149,6 +149,39 @@ def test_a_run_that_cannot_be_says_why_in_its_status(config, tmp_path, settings,
     assert run.status().state == "failed"
     assert said in run.status().message
     assert run.events("end")[0]["state"] == "failed"
+
+
+def test_a_run_that_diverges_fails_and_says_so(config, tmp_path):
+    settings = config(learning_rate=1.0, max_grad_norm=1000, lora_alpha=4096, max_steps=60, eval_strategy="no")
+    run = create_run(settings, tmp_path)
+    with pytest.raises(RunError, match=r"the loss at step \d+ is nan"):
+        train(settings, run)
+    assert run.status().state == "failed"
+    assert "Lower the learning rate" in run.status().message
+    assert "NaN" not in (run.folder / "events.jsonl").read_text()
+
+
+def test_a_row_that_the_template_refuses_is_named_or_skipped(config, tmp_path, tiny_model, write_rows):
+    import shutil
+
+    strict = tmp_path / "strict"
+    shutil.copytree(tiny_model, strict)
+    template = (strict / "chat_template.jinja").read_text()
+    rule = "{% if 'odd' in messages[0]['content'] %}{{ raise_exception('too odd') }}{% endif %}"
+    (strict / "chat_template.jinja").write_text(rule + template)
+    path = str(write_rows([*ROWS, {"question": "An odd one?", "answer": "Yes."}], "odd.jsonl"))
+    settings = config(model=str(strict), dataset=path, eval_share=None, max_steps=1)
+    with pytest.raises(DataError, match=r"1 training rows are refused.*\n.*line 25: .*too odd"):
+        train(settings, create_run(settings, tmp_path / "runs", "stops"))
+    run = finish(config(model=str(strict), dataset=path, eval_share=None, max_steps=1, on_bad_rows="skip"), tmp_path)
+    assert run.events("start")[0]["rows"] == 24
+    assert "too odd" in str(run.events("warning"))
+
+
+def test_layers_that_do_not_exist_are_told(config, tmp_path):
+    settings = config(target_modules="foo_proj")
+    with pytest.raises(ConfigError, match="names no layer"):
+        train(settings, create_run(settings, tmp_path))
 
 
 def test_cut_rows_are_told(config, tmp_path, write_rows):

@@ -1,5 +1,6 @@
 """The page's own logic without a browser: whose run it is, what is escaped, what settings become."""
 
+import dataclasses
 import json
 
 import pytest
@@ -9,7 +10,7 @@ from sft.check import Verdict
 from sft.config import TrainConfig
 from sft.errors import DataError, RunError, UserError
 from sft.runs import create_run
-from sft.ui import chat, paint, preview, tune
+from sft.ui import arrived, chat, paint, preview, readiness, tune, visitors, watch
 
 NASTY = '<img src=x onerror="alert(1)">${alert(2)}`'
 CONFIG = TrainConfig.from_dict({"dataset": "examples/support-json.jsonl", "max_steps": 4})
@@ -108,7 +109,7 @@ def test_a_long_curve_is_thinned_and_keeps_its_ends(runs):
     for step in range(1, 3001):
         run.append_event("log", step=step, loss=1 / step)
     run.append_event("eval", step=3000, loss=0.5)
-    points = tune._points(run)
+    points = tune._points(run.events())
     assert len(points) < 500
     assert (points["step"].iloc[0], points["step"].iloc[-2]) == (1, 3000)
     assert points["part"].iloc[-1] == "held-out"
@@ -124,4 +125,259 @@ def test_the_examples_of_the_preview_are_conversations():
 
     for name, messages in preview.EXAMPLES.items():
         assert not problems(messages), name
-    assert json.loads(preview._dump(preview.EXAMPLES["One question"])) == preview.EXAMPLES["One question"]
+    assert json.loads(preview._dump(preview._example("One question", 1))) == preview.EXAMPLES["One question"]
+
+
+# ---- tools ----
+
+
+def test_tools_are_shown_as_they_are_trained_on(write_rows, tmp_path, monkeypatch):
+    tools = [{"type": "function", "function": {"name": "weather"}}]
+    row = {"messages": preview.EXAMPLES["One question"], "tools": tools}
+    monkeypatch.setitem(preview.DATA, "tooled", write_rows([row, {**row, "messages": []}]))
+    conversation = preview._example("data: tooled", 1)
+    assert conversation["tools"]
+    assert json.loads(preview._dump(conversation)) == conversation
+    seen = []
+
+    class Format:
+        origin = chat_template = ""
+
+        def render(self, messages, tools, add_generation_prompt):
+            seen.append(tools)
+            raise UserError("enough")
+
+    monkeypatch.setattr(preview, "format_of", lambda model: Format())
+    preview.show("any", conversation, False)
+    assert seen == [conversation["tools"]]
+    with pytest.raises(DataError, match="line 2 cannot be used"):
+        preview._example("data: tooled", 2)
+
+
+# ---- whose page it is ----
+
+
+def test_on_a_space_nobody_acts_as_the_shared_owner(runs, monkeypatch):
+    create_run(CONFIG, runs, "shared")
+    assert visitors.first_owner() == "local"
+    assert arrived({"owner": "local", "run": ["x"]})[:2] == ("local", {"owner": "local", "run": "shared"})
+    monkeypatch.setenv("SPACE_ID", "someone/space")
+    assert visitors.first_owner() == ""
+    for owner in ("", "local", None, "short", 7):
+        assert tune.run_names(owner) == []
+        assert "shared" not in str(tune.show_run(owner, "shared"))
+        assert "shared" not in str(chat.choices(owner))
+        with pytest.raises(UserError, match="lost track of who you are"):
+            visitors.check_owner(owner)
+        with pytest.raises(UserError, match="lost track of who you are"):
+            chat.contest_of(owner, "shared")
+
+
+@pytest.mark.parametrize("stored", [None, {}, {"owner": "local"}, {"owner": ["a" * 40]}, {"owner": "a/" * 20}])
+def test_a_stored_owner_that_is_no_token_is_replaced(runs, monkeypatch, stored):
+    monkeypatch.setenv("SPACE_ID", "someone/space")
+    owner, kept, _ = arrived(stored)
+    assert visitors.known(owner)
+    assert owner != (stored or {}).get("owner")
+    assert arrived(kept)[0] == owner
+
+
+# ---- the model to begin with ----
+
+
+@pytest.fixture
+def ready(monkeypatch):
+    """A Readiness of the test's own, whose default is not the embedded model."""
+    fresh = readiness.Readiness()
+    for user in ("sft.ui.READINESS", "sft.ui.preview.READINESS"):
+        monkeypatch.setattr(user, fresh)
+    monkeypatch.setattr(readiness.models, "default_model", lambda: ("some/model", "It is there."))
+    monkeypatch.setattr(readiness.models, "load_tokenizer", lambda folder: None)
+    monkeypatch.setattr(readiness.launch, "stand_by", lambda: None)
+    return fresh
+
+
+def test_a_default_that_cannot_be_had_falls_back_to_the_embedded_model(ready, monkeypatch):
+    def locate(name, report):
+        if name != "embedded":
+            raise UserError("The download broke.")
+
+    monkeypatch.setattr(readiness.models, "locate", locate)
+    ready._work()
+    assert (ready.model, ready.ready) == ("embedded", True)
+    assert "some/model could not be had" in ready.banner()
+    assert "The download broke." in ready.banner()
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_defect_while_preparing_is_told_and_holds_up_no_other_model(ready, monkeypatch):
+    def locate(name, report):
+        raise ZeroDivisionError("by <b>zero")
+
+    monkeypatch.setattr(readiness.models, "locate", locate)
+    monkeypatch.setattr(preview, "_format_of", lambda model, stamp: model)
+    with pytest.raises(UserError, match="being prepared"):
+        preview.format_of("some/model")
+    ready.model = "some/model"
+    assert preview.format_of("embedded") == "embedded"
+    ready._work()
+    assert "ZeroDivisionError: by &lt;b&gt;zero" in ready.banner()
+    assert preview.format_of("some/model") == "some/model"
+
+
+def test_a_model_that_the_visitor_picked_meanwhile_stays(ready):
+    ready.model, ready.ready = "some/model", True
+    _, timer, picked, untouched = watch("my/model", "embedded")
+    assert not timer.active
+    assert "value" not in picked
+    assert untouched == "some/model"
+
+
+# ---- names ----
+
+
+@pytest.mark.parametrize("name", [None, "", "  ", 7])
+def test_no_model_is_told_in_words(name):
+    with pytest.raises(UserError, match="No model is chosen"):
+        preview.guard_model(name)
+
+
+@pytest.mark.parametrize("name", ["x" * 5000, "a/" * 3000])
+def test_a_name_that_is_far_too_long_is_told_in_words(monkeypatch, name):
+    monkeypatch.setenv("SPACE_ID", "someone/space")
+    with pytest.raises(UserError, match="cannot be a name"):
+        preview.guard_model(name)
+    with pytest.raises(UserError, match="cannot be a name"):
+        tune.make_config("embedded", {}, "Hub", None, None, name, "", "")
+
+
+@pytest.mark.parametrize("who", [None, "", "base alone: "])
+def test_nobody_to_answer_is_told_in_words(who):
+    with pytest.raises(UserError, match="chosen"):
+        chat.contest_of("local", who)
+
+
+def test_no_run_is_told_in_words():
+    with pytest.raises(RunError, match="No run is chosen"):
+        visitors.run_of("local", None)
+
+
+# ---- chat ----
+
+
+def test_a_question_without_a_reply_is_not_part_of_the_talk(monkeypatch):
+    import gradio as gr
+
+    import sft.chat
+
+    talk = chat.Talk([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], [], notes=["x", "y"])
+    steps = chat.answer("local", "base alone: no/such", "", "new", talk, 0, 1, 8, 0)
+    first = next(steps)
+    assert first[0] == talk
+    assert first[1][-1]["content"] == [{"type": "text", "text": "new"}]
+
+    def fail(owner, who):
+        raise UserError("no reply today")
+
+    monkeypatch.setattr(chat, "contest_of", fail)
+    back = next(steps)
+    assert back[0] == talk
+    assert back[1] == chat._bubbles(talk.base)
+    with pytest.raises(gr.Error, match="no reply today"):
+        next(steps)
+
+    class Tokenizer:
+        def decode(self, ids):
+            return "prompt"
+
+    class Contest:
+        adapters = (1, 2)
+
+        class chat_format:
+            tokenizer = Tokenizer()
+            prompt_ids = staticmethod(lambda messages: [len(messages)])
+
+    monkeypatch.setattr(chat, "contest_of", lambda owner, who: Contest)
+    monkeypatch.setattr(sft.chat, "stream", lambda *given: iter([[sft.chat.Reply([1], "hi")] * 2]))
+    *_, last = chat.answer("local", "run", "", "new", talk, 0, 1, 8, 0)
+    assert [message["content"] for message in last[0].base] == ["a", "b", "new", "hi"]
+    assert last[0].prompts == [[3], [1]]
+
+
+def test_a_held_out_question_may_have_no_text(monkeypatch, runs, write_rows):
+    create_run(CONFIG, runs, "one")
+    row = {"messages": [{"role": "user", "tool_calls": []}, {"role": "user", "content": "q"}, {}]}
+    held_out = [type("Row", (), row)]
+    monkeypatch.setattr(chat, "load_split", lambda config: type("Split", (), {"held_out": held_out}))
+    assert chat.held_out_prompt("local", "one") == "q"
+
+
+# ---- files that change ----
+
+
+def test_a_file_that_changed_is_read_again(write_rows):
+    row = {"question": "a", "answer": "b"}
+    path = write_rows([row])
+    assert len(tune._table(str(path), None, "train").rows) == 1
+    write_rows([row] * 5)
+    assert len(tune._table(str(path), None, "train").rows) == 5
+    write_rows([row] * 4)
+    assert len(tune._table(str(path.parent), None, "train").rows) == 4
+
+
+def test_an_upload_that_could_not_be_copied_leaves_nothing_behind(runs, write_rows, monkeypatch):
+    path = write_rows([{"question": "a", "answer": "b"}], "mine.jsonl")
+
+    def half(source, target):
+        target.write_text("{")
+        raise OSError("disk full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tune.shutil, "copyfile", half)
+        with pytest.raises(OSError, match="disk full"):
+            tune._keep(path)
+    assert not [file for file in (runs / "uploads").rglob("*") if file.is_file()]
+    assert tune._keep(path).read_text() == path.read_text()
+
+
+# ---- the card of a run ----
+
+
+def test_time_counts_from_the_start_of_training(runs, monkeypatch):
+    run = create_run(CONFIG, runs, "one")
+    assert "elapsed" not in paint.run_card(run)
+    status = dataclasses.replace(run.status(), started=0.0)
+    start = {"kind": "start", "time": 100.0, "trainable_parameters": 1, "total_parameters": 2}
+    end = {"kind": "end", "time": 142.0}
+    monkeypatch.setattr(paint.time, "time", lambda: 130.0)
+    training = dataclasses.replace(status, state="training")
+    assert "<dt>elapsed</dt><dd>0:30</dd>" in paint.run_card(run, training, [start])
+    finished = dataclasses.replace(status, state="finished")
+    assert "<dt>took</dt><dd>0:42</dd>" in paint.run_card(run, finished, [start, end])
+
+
+@pytest.mark.parametrize("state", ["failed", "interrupted"])
+def test_a_run_that_broke_off_says_what_to_do_next(runs, state):
+    run = create_run(CONFIG, runs, "one")
+    run.set_status(state, message="gone")
+    assert "Press Start tuning to run these settings again." in paint.run_card(run)
+
+
+def test_events_are_read_once_and_not_at_all_while_nothing_changed(runs, monkeypatch):
+    run = create_run(CONFIG, runs, "one")
+    read = []
+    events = type(run).events
+    monkeypatch.setattr(type(run), "events", lambda self, *kinds: read.append(1) or events(self, *kinds))
+    *_, mark = tune.show_run("local", "one")
+    assert len(read) == 1
+    assert "one" in tune.refresh("local", "one", mark)[0]  # it is active: its clock moves on
+    assert len(read) == 2
+    run.set_status("finished")
+    *_, mark = tune.refresh("local", "one", mark)
+    assert len(read) == 3
+    assert "value" not in tune.refresh("local", "one", mark)[0]
+    assert len(read) == 3
+
+
+def test_a_progress_bar_tells_a_plain_number():
+    assert 'aria-valuenow="50"' in paint.progress_bar(0.5, "x")

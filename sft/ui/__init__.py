@@ -5,16 +5,15 @@ about. Locally there is one owner; on a Space each browser keeps an unguessable 
 """
 
 import os
-import secrets
 from pathlib import Path
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 
 import gradio as gr
 
-from sft import launch, models
-from sft.runs import LOCAL_OWNER, list_runs, runs_dir
-from sft.ui import chat, preview, tune
+from sft import launch
+from sft.runs import list_runs, runs_dir
+from sft.ui import chat, paint, preview, tune, visitors
 from sft.ui.readiness import READINESS
 
 _HERE = Path(__file__).parent
@@ -59,7 +58,7 @@ def launch_options() -> dict:
 def build() -> gr.Blocks:
     """The page with its three tabs."""
     with gr.Blocks(title="SFT Playground", analytics_enabled=False, fill_width=True) as demo:
-        owner_st = gr.State(LOCAL_OWNER)
+        owner_st = gr.State(visitors.first_owner())
         browser_bs = gr.BrowserState({"owner": "", "run": ""}, storage_key="sft-playground", secret="sft-playground")
         gr.HTML(
             '<header class="top"><h1>SFT Playground</h1><p>See what a chat model reads, tune it for a minute, and '
@@ -76,9 +75,7 @@ def build() -> gr.Blocks:
         ready_timer = gr.Timer(0.5)
         _wire(demo, tabs, owner_st, browser_bs, banner_html, ready_timer, preview_parts, tune_parts, chat_parts)
         tune_tab.select(_stand_by, **_QUIET)
-        tune_tab.select(
-            tune.user_errors(tune.show_rows), tune_parts["rows_inputs"], tune_parts["rows_outputs"], **_QUIET
-        )
+        tune_tab.select(_rows_when_ready, tune_parts["rows_inputs"], tune_parts["rows_outputs"], **_QUIET)
         chat_tab.select(_import_chat, **_QUIET)
         chat_tab.select(_refresh_chat, [owner_st, chat_parts["run_dd"]], chat_parts["run_dd"], **_QUIET)
     return demo
@@ -87,25 +84,15 @@ def build() -> gr.Blocks:
 def _wire(demo, tabs, owner_st, browser_bs, banner_html, ready_timer, preview_parts, tune_parts, chat_parts) -> None:
     """What concerns more than one tab: who is visiting, readiness, and the way from a run to its chat."""
     run_dd, chat_dd = tune_parts["run_dd"], chat_parts["run_dd"]
+    model_dds = [preview_parts["model_dd"], tune_parts["model_dd"]]
 
     def arrive(stored):
         READINESS.begin()
-        owner = LOCAL_OWNER
-        if models.on_a_space():
-            owner = stored.get("owner") or secrets.token_urlsafe(24)
-        names = tune.run_names(owner)
-        run = stored.get("run") if stored.get("run") in names else (names[0] if names else None)
-        return owner, {"owner": owner, "run": run or ""}, gr.update(choices=names, value=run)
-
-    def watch():
-        """Ticks until the model is ready, then once more to fill in what waited for it."""
-        if not (READINESS.ready or READINESS.error):
-            return READINESS.banner(), gr.skip(), gr.skip(), gr.skip()
-        model = READINESS.model or "embedded"
-        return READINESS.banner(), gr.Timer(active=False), model, model
+        return arrived(stored)
 
     def remember(owner, run):
-        return {"owner": owner, "run": run or ""}
+        # A page that the server has forgotten must not overwrite the token that its browser keeps.
+        return {"owner": owner, "run": run or ""} if visitors.known(owner) else gr.skip()
 
     def to_chat(owner, run):
         return gr.Tabs(selected="chat"), gr.update(choices=chat.choices(owner), value=run)
@@ -115,13 +102,36 @@ def _wire(demo, tabs, owner_st, browser_bs, banner_html, ready_timer, preview_pa
     ).then(_refresh_chat, [owner_st, chat_dd], chat_dd, **_QUIET)
     demo.load(tune_parts["use_example_settings"], gr.State("support-json"), tune_parts["fields"], **_QUIET)
     ready_timer.tick(
-        watch, None, [banner_html, ready_timer, preview_parts["model_dd"], tune_parts["model_dd"]],
-        queue=False, **_QUIET,
+        watch, model_dds, [banner_html, ready_timer, *model_dds], queue=False, **_QUIET
     ).then(
         _when_ready(preview_parts["show"]), preview_parts["view_inputs"], preview_parts["views"], **_QUIET
     )  # fmt: skip
     run_dd.change(remember, [owner_st, run_dd], browser_bs, **_QUIET)
     tune_parts["chat_btn"].click(to_chat, [owner_st, run_dd], [tabs, chat_dd], **_QUIET)
+
+
+def arrived(stored) -> tuple:
+    """Who a visitor is, what the browser is to remember, and the runs, from what the browser sent."""
+    owner = visitors.owner_of(stored)
+    names = tune.run_names(owner)
+    wanted = stored.get("run") if isinstance(stored, dict) else None
+    run = wanted if isinstance(wanted, str) and wanted in names else next(iter(names), None)
+    return owner, {"owner": owner, "run": run or ""}, gr.update(choices=names, value=run)
+
+
+def watch(*chosen: str) -> tuple:
+    """Ticks until it is settled which model there is, then fills it in where the visitor has not picked another."""
+    if not READINESS.settled:
+        return READINESS.banner(), *(gr.skip() for _ in range(1 + len(chosen)))
+    models = [READINESS.model if READINESS.ready and model == "embedded" else gr.skip() for model in chosen]
+    return READINESS.banner(), gr.Timer(active=False), *models
+
+
+def _rows_when_ready(*inputs):
+    """Opening the tab early fetches nothing beside the model that is on its way."""
+    if READINESS.settled:
+        return tune.user_errors(tune.show_rows)(*inputs)
+    return paint.empty("The model is being prepared. Press “Look at the rows” when it is ready."), gr.skip()
 
 
 def _when_ready(show):

@@ -1,16 +1,16 @@
 """The Chat tab: base and tuned model side by side, one prompt for both."""
 
 import random
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import gradio as gr
 
 from sft import models
 from sft.data import conversations, load_split, read_table
 from sft.errors import UserError
-from sft.runs import find_run, list_runs, runs_dir
 from sft.ui import paint
 from sft.ui.preview import guard_model
+from sft.ui.visitors import run_of, runs_of
 
 _QUIET = {"show_progress": "hidden", "api_visibility": "private"}
 BASE_ALONE = "base alone: "
@@ -18,12 +18,16 @@ BASE_ALONE = "base alone: "
 
 @dataclass
 class Talk:
-    """One visitor's conversation: a history for each pane, since their replies part."""
+    """One visitor's conversation: a history for each pane, since their replies part.
+
+    `asked` is a question whose reply has not begun; it joins the histories together with its reply.
+    """
 
     base: list[dict] = field(default_factory=list)
     tuned: list[dict] = field(default_factory=list)
     prompts: list[list[int]] = field(default_factory=list)
     notes: list[str] = field(default_factory=lambda: ["", ""])
+    asked: str = ""
 
 
 def build(owner_st: gr.State) -> dict:
@@ -70,8 +74,13 @@ def build(owner_st: gr.State) -> dict:
         if not (prompt or "").strip():
             yield (gr.skip(),) * (len(shown) + 1)
             return
-        for values in answer(owner, who, system, prompt, talk, *sampling):
-            yield *values, ""
+        kept = replace(talk, asked=prompt)
+        try:
+            for values in answer(owner, who, system, prompt, talk, *sampling, kept=kept):
+                yield *values, ""
+        except Exception:
+            yield *(gr.skip() for _ in shown), prompt  # what a person wrote is not lost
+            raise
 
     def retry(owner, who, system, prompt, talk, *sampling):
         if not talk.base:
@@ -80,7 +89,12 @@ def build(owner_st: gr.State) -> dict:
         last = max(at for at, message in enumerate(talk.base) if message["role"] == "user")
         question = talk.base[last]["content"]
         earlier = Talk(talk.base[:last], talk.tuned[:last])
-        yield from answer(owner, who, system, question, earlier, *sampling)
+        yield from answer(owner, who, system, question, earlier, *sampling, kept=talk)
+
+    def stopped(talk):
+        """What is kept after Stop; a question without a reply goes back to where it was written."""
+        painted = paint_kept(replace(talk, asked=""))
+        return *painted, talk.asked or gr.skip()
 
     def clear():
         return paint_talk(Talk(), None)
@@ -93,7 +107,7 @@ def build(owner_st: gr.State) -> dict:
         for trigger in (send_btn.click, prompt_tb.submit)
     ]  # fmt: skip
     sending.append(retry_btn.click(retry, asked, shown, concurrency_limit=8, **_QUIET))
-    stop_btn.click(None, cancels=sending, api_visibility="private")
+    stop_btn.click(stopped, talk_st, [*shown, prompt_tb], cancels=sending, **_QUIET)
     clear_btn.click(clear, None, shown, cancels=sending, **_QUIET)
     try_btn.click(held_out_prompt, [owner_st, run_dd], prompt_tb, **_QUIET)
     run_dd.change(describe, [owner_st, run_dd], [who_html, *panes], **_QUIET)
@@ -112,7 +126,7 @@ def _pane(label: str, elem_id: str) -> gr.Chatbot:
 
 def choices(owner: str) -> list[tuple[str, str]]:
     """The visitor's runs that have an adapter, then the catalogue's models alone."""
-    runs = [(run.name, run.name) for run in list_runs(runs_dir(), owner) if run.has_adapter]
+    runs = [(run.name, run.name) for run in runs_of(owner) if run.has_adapter]
     alone = [(f"{BASE_ALONE}{models.title(entry.name)}", f"{BASE_ALONE}{entry.name}") for entry in models.CATALOGUE]
     return [*runs, *alone]
 
@@ -125,7 +139,7 @@ def describe(owner: str, who: str | None):
         name = who.removeprefix(BASE_ALONE)
         return "", gr.update(label=f"Base: {models.title(name)}, no adapter"), gr.update(visible=False)
     try:
-        run = find_run(who, runs_dir(), owner)
+        run = run_of(owner, who)
         model = models.title(run.config().model)
     except UserError as error:
         return paint.problem("This run cannot be used", error.message, error.hint), gr.update(), gr.update()
@@ -139,10 +153,11 @@ def held_out_prompt(owner: str, who: str | None) -> str:
         gr.Info("A base model alone has no held-out rows; choose a run.")
         return gr.skip()
     try:
-        rows = load_split(find_run(who, runs_dir(), owner).config()).held_out
+        rows = load_split(run_of(owner, who).config()).held_out
     except UserError as error:
         raise gr.Error(paint.escape(str(error)), title="No held-out rows", print_exception=False) from None
-    questions = [m["content"] for row in rows for m in row.messages[:-1] if m["role"] == "user"]
+    asked = [m.get("content") for row in rows for m in row.messages[:-1] if m["role"] == "user"]
+    questions = [question for question in asked if question]
     return random.choice(questions) if questions else gr.skip()
 
 
@@ -151,7 +166,7 @@ def suggested_system(owner: str, who: str | None) -> str:
     if not who or who.startswith(BASE_ALONE):
         return ""
     try:
-        config = find_run(who, runs_dir(), owner).config()
+        config = run_of(owner, who).config()
         table = read_table(config.dataset, config.dataset_config, config.train_split)
         found = set()
         for row, _ in zip(conversations(table), range(50), strict=False):
@@ -162,39 +177,46 @@ def suggested_system(owner: str, who: str | None) -> str:
         return ""  # the data may have gone since; a suggestion is all that is lost
 
 
-def answer(owner, who, system, prompt, talk: Talk, temperature, top_p, max_new_tokens, seed):
-    """Streams both replies to `prompt`; yields what `shown` shows."""
-    from sft import chat
+def answer(owner, who, system, prompt, talk: Talk, temperature, top_p, max_new_tokens, seed, kept: Talk | None = None):
+    """Streams both replies to `prompt`, asked after `talk`; yields what `shown` shows.
 
-    if not who:
-        raise gr.Error("Choose who answers first.", print_exception=False)
-    talk = Talk([*talk.base, {"role": "user", "content": prompt}], [*talk.tuned, {"role": "user", "content": prompt}])
-    talk.notes = ["loading the model …"] * 2
-    yield paint_talk(talk, None)
+    Until a reply begins the visitor's talk stays `kept` (else `talk`), and so it is again where none comes: a
+    question without a reply would be read as part of the next one.
+    """
+    kept = kept or talk
+    question = {"role": "user", "content": prompt}
+    asked = Talk([*talk.base, question], [*talk.tuned, question], notes=["loading the model …"] * 2)
+    yield kept, *paint_kept(asked)[1:]
+    from sft import chat  # takes seconds the first time, so the question is shown before
+
     try:
         contest = contest_of(owner, who)
         head = [{"role": "system", "content": system}] if (system or "").strip() else []
-        histories = [talk.base, talk.tuned][: len(contest.adapters)]
-        talk.prompts = [contest.chat_format.prompt_ids([*head, *history]) for history in histories]
+        histories = [asked.base, asked.tuned][: len(contest.adapters)]
+        prompts = [contest.chat_format.prompt_ids([*head, *history]) for history in histories]
         sampling = chat.Sampling(temperature, top_p, int(max_new_tokens), int(seed or 0))
-        base, tuned = list(talk.base), list(talk.tuned)
-        for replies in chat.stream(contest, talk.prompts, sampling):
-            talk.base = [*base, {"role": "assistant", "content": replies[0].text}]
-            talk.tuned = [*tuned, {"role": "assistant", "content": replies[-1].text}]
-            talk.notes = [_note(reply, int(max_new_tokens)) for reply in replies]
-            yield paint_talk(talk, contest)
-    except UserError as error:
-        raise gr.Error(paint.escape(str(error)), duration=None, title="No reply", print_exception=False) from None
+        for replies in chat.stream(contest, prompts, sampling):
+            base, tuned = ({"role": "assistant", "content": replies[at].text} for at in (0, -1))
+            notes = [_note(reply, sampling.max_new_tokens) for reply in replies]
+            yield paint_talk(Talk([*asked.base, base], [*asked.tuned, tuned], prompts, notes), contest)
+    except Exception as error:
+        yield paint_kept(replace(kept, asked=""))
+        if isinstance(error, UserError):
+            words = paint.escape(str(error))
+            raise gr.Error(words, duration=None, title="No reply", print_exception=False) from None
+        raise
 
 
-def contest_of(owner: str, who: str):
+def contest_of(owner: str, who: str | None):
     from sft.chat import Contest
 
+    if not who:
+        raise UserError("Nobody is chosen to answer.", "Choose a run or a base model under Who answers.")
     if who.startswith(BASE_ALONE):
         name = who.removeprefix(BASE_ALONE)
         guard_model(name)
         return Contest.of_base(name)
-    return Contest.of_run(find_run(who, runs_dir(), owner))
+    return Contest.of_run(run_of(owner, who))
 
 
 def _note(reply, max_new_tokens: int) -> str:
@@ -205,14 +227,20 @@ def _note(reply, max_new_tokens: int) -> str:
 
 
 def paint_talk(talk: Talk, contest) -> tuple:
-    notes = [f"<small>{paint.escape(note)}</small>" for note in (*talk.notes, "")[:2]]
+    """What `shown` shows of a talk; without a contest, no exact prompts."""
     exact = ["", ""]
     if contest:
         for at, prompt in enumerate(talk.prompts):
             text = contest.chat_format.tokenizer.decode(prompt)
             ids = " ".join(map(str, prompt))
             exact[at] = f'<div class="text-view">{paint.visible(text)}</div><pre class="ids">{ids}</pre>'
-    return talk, _bubbles(talk.base), _bubbles(talk.tuned), *notes, *exact
+    return *paint_kept(talk)[:-2], *exact
+
+
+def paint_kept(talk: Talk) -> tuple:
+    """The same, with the exact prompts left as they are: those of the last reply."""
+    notes = [f"<small>{paint.escape(note)}</small>" for note in (*talk.notes, "")[:2]]
+    return talk, _bubbles(talk.base), _bubbles(talk.tuned), *notes, gr.skip(), gr.skip()
 
 
 def _bubbles(history: list[dict]) -> list[dict]:

@@ -1,6 +1,7 @@
 """Gets the default model ready in the background, and says how far it is. One for the whole process."""
 
 import threading
+import traceback
 
 from sft import launch, models
 from sft.errors import UserError
@@ -8,7 +9,7 @@ from sft.ui import paint
 
 
 class Readiness:
-    """`model` is None until it is known which model to begin with."""
+    """`model` is the one on its way or ready; None until it is known which model to begin with."""
 
     def __init__(self):
         self.model: str | None = None
@@ -19,6 +20,15 @@ class Readiness:
         self.error: UserError | None = None
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
+
+    @property
+    def settled(self) -> bool:
+        """Whether there is nothing left to wait for: the model is ready, or there will be none."""
+        return self.ready or self.error is not None
+
+    def awaits(self, model: str) -> bool:
+        """Whether `model` is the one still on its way; until that one is known, it may be any."""
+        return not self.settled and self.model in (None, model)
 
     def begin(self) -> None:
         """Starts the work if it is neither done nor going on; a failed start is tried again."""
@@ -31,14 +41,31 @@ class Readiness:
 
     def _work(self) -> None:
         try:
-            model, self.why = models.default_model()
-            folder = models.locate(model, self._report)
-            self._report("Loading the tokenizer", 1.0)
-            models.load_tokenizer(folder)
-            self.model, self.ready = model, True
-            launch.stand_by()  # what training takes seconds to import is imported while the page is being read
+            self._prepare_default()
+            self.ready = True
         except UserError as error:
             self.error = error
+        except Exception as error:  # a defect of ours, but a person must not wait for a bar that never moves
+            traceback.print_exc()
+            self.error = UserError(f"{type(error).__name__}: {error}", "Reload the page to try again.")
+        if self.ready:
+            launch.stand_by()  # what training takes seconds to import is imported while the page is being read
+
+    def _prepare_default(self) -> None:
+        self.model, self.why = models.default_model()
+        try:
+            self._prepare(self.model)
+        except UserError as error:
+            if self.model == "embedded":
+                raise
+            self.why = f"{self.model} could not be had, so the embedded model is used. {error.message}"
+            self.model = "embedded"
+            self._prepare(self.model)
+
+    def _prepare(self, model: str) -> None:
+        folder = models.locate(model, self._report)
+        self._report("Loading the tokenizer", 1.0)
+        models.load_tokenizer(folder)
 
     def _report(self, stage: str, share: float) -> None:
         self.stage, self.share = stage, share

@@ -4,6 +4,7 @@ The page trains nothing itself: it writes a config, launch.py starts the process
 """
 
 import hashlib
+import secrets
 import shutil
 from dataclasses import asdict, fields
 from functools import lru_cache
@@ -17,9 +18,10 @@ from sft.check import Summary, check_row
 from sft.config import TrainConfig, read_yaml
 from sft.data import Table, conversations, read_table, shape_of
 from sft.errors import DataError, UserError
-from sft.runs import find_run, list_runs, runs_dir
+from sft.runs import Run, Status, runs_dir
 from sft.ui import paint
-from sft.ui.preview import DATA, format_of, guard_model
+from sft.ui.preview import DATA, format_of, guard_model, is_path, stamp, user_errors
+from sft.ui.visitors import check_owner, run_of, runs_of
 
 CHECKED = 1000  # rows that the summary looks at; more would hold the page
 CURVE_POINTS = 240
@@ -88,13 +90,14 @@ def build(owner_st: gr.State) -> dict:
         return [values[setting] for setting in SETTINGS]
 
     def begin(owner, model, *values):
+        check_owner(owner)
         settings = dict(zip(SETTINGS, values[: len(SETTINGS)], strict=True))
         config = make_config(model, settings, *values[len(SETTINGS) :])
         run = launch.start(config, runs_dir(), owner)
         return gr.update(choices=run_names(owner), value=run.name)
 
     def stop(owner, name):
-        launch.stop(find_run(name, runs_dir(), owner))
+        launch.stop(run_of(owner, name))
         return gr.update(value="Stopping …", interactive=False)
 
     source_rd.change(choose_source, source_rd, [example_dd, upload_fl, hub_row], **_QUIET)
@@ -160,26 +163,37 @@ def _source(kind, example, upload, hub_id, hub_config, split) -> tuple[str, str 
     name = (hub_id or "").strip()
     if not name:
         raise DataError("No Hub id is given yet.", "Write an id such as HuggingFaceTB/smoltalk.")
-    if Path(name).exists() or name.startswith((".", "~", "/")):
+    if is_path(name):
         raise DataError(f"{name} names a file of this machine.", "Upload the file, or give a Hub id.")
     return name, (hub_config or "").strip() or None, (split or "").strip() or "train"
 
 
 def _keep(upload: Path) -> Path:
     """The uploaded file under a name that outlives the page, so that its run can be run again."""
-    digest = hashlib.sha256(upload.read_bytes()).hexdigest()[:12]
+    with upload.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
     kept = runs_dir() / "uploads" / digest / upload.name
     if not kept.exists():
         kept.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(upload, kept)
+        # Under its final name only when whole: a copy that was killed would be taken for the file ever after.
+        part = kept.with_name(f".{secrets.token_hex(8)}.part")
+        try:
+            shutil.copyfile(upload, part)
+            part.replace(kept)
+        finally:
+            part.unlink(missing_ok=True)
     return kept
 
 
 # ---- rows ----
 
 
-@lru_cache(maxsize=4)
 def _table(name: str, config: str | None, split: str) -> Table:
+    return _table_at(name, config, split, stamp(name))
+
+
+@lru_cache(maxsize=4)
+def _table_at(name: str, config: str | None, split: str, stamp: tuple) -> Table:
     return read_table(name, config, split)
 
 
@@ -225,29 +239,42 @@ def _row(row, chat_format, max_length: int) -> str:
 
 
 def run_names(owner: str) -> list[str]:
-    return [run.name for run in list_runs(runs_dir(), owner)]
+    return [run.name for run in runs_of(owner)]
 
 
 def show_run(owner: str, name: str | None):
     """Card, curve and buttons for a run, and a mark of what was shown."""
-    if not name or name not in run_names(owner):
+    run = _picked(owner, name)
+    if run is None:
         text = "No run yet. Choose data and settings, then press Start tuning."
         return paint.empty(text), gr.update(visible=False), _stop(False), gr.update(visible=False), ""
-    run = find_run(name, runs_dir(), owner)
-    status = run.status()
-    points = _points(run)
+    status, events = run.status(), run.events()  # in this order: a run writes its events first
+    points = _points(events)
     curve = gr.update(value=points, visible=len(points) > 0, x_lim=[0, max(status.max_steps, 1)])
-    mark = f"{name} {status.state} {status.updated} {len(points)}"
-    return paint.run_card(run), curve, _stop(status.active and not run.stop_asked), _chat(run), mark
+    card = paint.run_card(run, status, events)
+    return card, curve, _stop(status.active and not run.stop_asked), _chat(run), _mark(run, status)
 
 
 def refresh(owner: str, name: str | None, seen: str):
     """Every second: nothing while nothing changed, save that the clock of a working run moves on."""
-    card, curve, stop_btn, chat_btn, mark = show_run(owner, name)
-    if mark != seen:
-        return card, curve, stop_btn, chat_btn, mark
-    working = bool(name) and mark.split(" ")[1:2] not in ([], ["finished"], ["stopped"], ["failed"], ["interrupted"])
-    return card if working else gr.skip(), gr.skip(), gr.skip(), gr.skip(), gr.skip()
+    run = _picked(owner, name)
+    status = run.status() if run else None
+    if (_mark(run, status) if run else "") != seen:
+        return show_run(owner, name)
+    card = paint.run_card(run, status) if run and status.active else gr.skip()
+    return card, gr.skip(), gr.skip(), gr.skip(), gr.skip()
+
+
+def _picked(owner: str, name: str | None) -> Run | None:
+    try:
+        return run_of(owner, name)
+    except UserError:
+        return None
+
+
+def _mark(run: Run, status: Status) -> str:
+    """Differs whenever there is something new to paint; a run sets its status after each event of the curve."""
+    return f"{run.name} {status.state} {status.updated}"
 
 
 def _stop(possible: bool):
@@ -262,22 +289,10 @@ def _no_points() -> pd.DataFrame:
     return pd.DataFrame({"step": [], "loss": [], "part": []})
 
 
-def _points(run) -> pd.DataFrame:
+def _points(events: list[dict]) -> pd.DataFrame:
     """Train and held-out losses; a long curve is thinned, the last point stays."""
-    rows = [(event["step"], event["loss"], "train") for event in run.events("log")]
+    rows = [(event["step"], event["loss"], "train") for event in paint.of_kind(events, "log")]
     stride = max(1, -(-len(rows) // CURVE_POINTS))
     rows = [*rows[:-1:stride], *rows[-1:]]
-    rows += [(event["step"], event["loss"], "held-out") for event in run.events("eval")]
+    rows += [(event["step"], event["loss"], "held-out") for event in paint.of_kind(events, "eval")]
     return pd.DataFrame(rows, columns=["step", "loss", "part"])
-
-
-def user_errors(handler):
-    """Shows a UserError of `handler` on the page, in its own words."""
-
-    def guarded(*values):
-        try:
-            return handler(*values)
-        except UserError as error:
-            raise gr.Error(paint.escape(str(error)), duration=None, title="That does not work", print_exception=False)  # noqa: B904
-
-    return guarded

@@ -113,3 +113,29 @@ def test_a_visitor_without_runs_can_talk_to_a_base_model_alone(page):
     page.locator("#prompt textarea").fill("What is the capital of France?")
     page.locator("#prompt textarea").press("Enter")
     expect(page.locator("#base-pane .bot").last).to_contain_text("Paris", timeout=60_000)
+
+
+def test_a_question_stopped_before_its_reply_goes_back_to_the_prompt(page):
+    open_tab(page, "Chat")
+    page.get_by_label("Who answers").click()
+    page.get_by_role("option", name=re.compile("^base alone: SmolLM2-135M-Instruct .embedded")).click()
+    expect(page.locator("#tuned-pane")).to_be_hidden()
+    prompt, questions = page.locator("#prompt textarea"), page.locator("#base-pane .user")
+    prompt.fill("What is the capital of France?")
+    page.locator("#send").click()
+    expect(prompt).to_have_value("")
+    page.locator("#stop-replies").click()
+    page.wait_for_timeout(1000)
+    # A reply may be quicker than the click; then both stay. Never is there a question alone.
+    replies = page.locator("#base-pane .bot").count()
+    print(f"replies begun before Stop: {replies}")
+    assert questions.count() == replies
+    if not replies:
+        expect(prompt).to_have_value("What is the capital of France?")
+    prompt.fill("What is the capital of France?")
+    deadline = time.monotonic() + 30
+    while questions.count() == replies and time.monotonic() < deadline:
+        page.locator("#send").click()  # Gradio passes over a click until the step that was stopped has ended
+        page.wait_for_timeout(1000)
+    expect(page.locator("#base-pane .bot").last).to_contain_text("Paris", timeout=60_000)
+    expect(questions).to_have_count(replies + 1)

@@ -78,6 +78,15 @@ def test_json_is_another_way_in_and_bad_json_is_told(page):
     write('[{"role": "boss", "content": "x"}]')
     expect(page.locator(".problem")).to_contain_text("unknown role 'boss'")
     expect(page.locator(".text-view").first).to_contain_text("From·JSON")  # nothing is lost
+    tools = [{"type": "function", "function": {"name": "weather", "parameters": {}}}]
+    write(json.dumps({"messages": [{"role": "user", "content": "With tools"}], "tools": tools}))
+    expect(page.locator(".text-view").first).to_contain_text("With·tools")
+    expect(page.locator(".problem")).to_have_count(0)
+    expect(page.locator(".cm-content").first).to_contain_text("weather")
+    write("[{")
+    expect(page.locator(".problem")).to_contain_text("Not JSON yet")
+    choose(page, "Conversation", "Several turns")
+    expect(page.locator(".problem")).to_have_count(0)
 
 
 def test_a_row_of_an_example_data_set_and_the_template(page):
