@@ -4,7 +4,7 @@ import json
 import random
 
 import pytest
-from conftest import tiny_tokenizer
+from tiny_models import tiny_tokenizer
 
 from sft.chat_format import IGNORED, ChatFormat, preset
 from sft.errors import TemplateError

@@ -1,7 +1,6 @@
 """The app in a process of its own, and a real browser in front of it."""
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -10,12 +9,9 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from chromium import CHROMIUM, QUIET
 
 ROOT = Path(__file__).parents[2]
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-# Background services of the browser would look for hosts that a test machine does not reach.
-QUIET = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-         "--disable-component-update", "--disable-sync"]  # fmt: skip
 
 
 def pytest_collection_modifyitems(items):

@@ -6,7 +6,7 @@ python app.py &  python tests/browser/take_pictures.py [--url http://127.0.0.1:7
 import argparse
 from pathlib import Path
 
-from conftest import CHROMIUM, QUIET
+from chromium import CHROMIUM, QUIET
 from playwright.sync_api import Page, sync_playwright
 
 DOCS = Path(__file__).parents[2] / "docs"
