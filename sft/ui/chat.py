@@ -107,12 +107,13 @@ def build(owner_st: gr.State) -> dict:
         for trigger in (send_btn.click, prompt_tb.submit)
     ]  # fmt: skip
     sending.append(retry_btn.click(retry, asked, shown, concurrency_limit=8, **_QUIET))
-    stop_btn.click(stopped, talk_st, [*shown, prompt_tb], cancels=sending, **_QUIET)
-    clear_btn.click(clear, None, shown, cancels=sending, **_QUIET)
+    # First the reply is cancelled, then the panes are painted: in one event, a last token could come after the paint.
+    stop_btn.click(None, cancels=sending, **_QUIET).then(stopped, talk_st, [*shown, prompt_tb], **_QUIET)
+    clear_btn.click(None, cancels=sending, **_QUIET).then(clear, None, shown, **_QUIET)
     try_btn.click(held_out_prompt, [owner_st, run_dd], prompt_tb, **_QUIET)
     run_dd.change(describe, [owner_st, run_dd], [who_html, *panes], **_QUIET)
     run_dd.change(suggested_system, [owner_st, run_dd], system_tb, **_QUIET)
-    run_dd.change(clear, None, shown, cancels=sending, **_QUIET)
+    run_dd.change(None, cancels=sending, **_QUIET).then(clear, None, shown, **_QUIET)
     return {"run_dd": run_dd}
 
 
