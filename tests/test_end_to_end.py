@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from sft import data, models
+from sft.chat import Contest, Sampling, stream
 from sft.chat_format import IGNORED, ChatFormat, preset
+from sft.runs import find_run
 
 pytestmark = pytest.mark.real
 EXAMPLES = sorted(path for path in Path("examples").glob("*.jsonl"))
@@ -57,22 +59,23 @@ def test_both_panes_are_what_they_say(runs_dir, embedded_model):
         )  # fmt: skip
         return output[0, len(prompt) :].tolist()
 
-    found, prompts = [], []
-    for question in asked:
-        said = sft(
-            "chat", "tickets", "--system", "You file support tickets for Northwind Home.", "--prompt", question,
-            "--max-new-tokens", "32", "--json", "--runs-dir", runs_dir,
-        )  # fmt: skip
-        found.append(json.loads(said))
-        messages = [
-            {"role": "system", "content": "You file support tickets for Northwind Home."},
-            {"role": "user", "content": question},
-        ]
-        prompts.append(form.prompt_ids(messages))
-        assert found[-1]["prompt_token_ids"] == prompts[-1]
-    assert [reply["base"]["token_ids"] for reply in found] == [alone(base, prompt) for prompt in prompts]
-    tuned = PeftModel.from_pretrained(base, str(Path(runs_dir) / "tickets" / "adapter")).eval()
-    assert [reply["tuned"]["token_ids"] for reply in found] == [alone(tuned, prompt) for prompt in prompts]
+    system = "You file support tickets for Northwind Home."
+    talks = [[{"role": "system", "content": system}, {"role": "user", "content": question}] for question in asked]
+    prompts = [form.prompt_ids(talk) for talk in talks]
+    contest = Contest.of_run(find_run("tickets", Path(runs_dir)))
+    panes = [list(stream(contest, [prompt] * 2, Sampling(max_new_tokens=32)))[-1] for prompt in prompts]
+    assert [base_pane.token_ids for base_pane, _ in panes] == [alone(base, prompt) for prompt in prompts]
+    tuned = PeftModel.from_pretrained(base, str(contest.run.adapter)).eval()
+    assert [tuned_pane.token_ids for _, tuned_pane in panes] == [alone(tuned, prompt) for prompt in prompts]
+
+    said = sft(
+        "chat", "tickets", "--system", system, "--prompt", asked[0], "--max-new-tokens", "32", "--json",
+        "--runs-dir", runs_dir,
+    )  # fmt: skip
+    by_command = json.loads(said)
+    assert by_command["prompt_token_ids"] == prompts[0]
+    for name, pane in zip(("base", "tuned"), panes[0], strict=True):
+        assert by_command[name] == {"text": pane.text, "token_ids": pane.token_ids, "stopped": pane.stopped}
 
 
 @pytest.mark.parametrize("template", [None, preset("chatml"), preset("plain")], ids=["own", "chatml", "plain"])

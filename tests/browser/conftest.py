@@ -63,7 +63,7 @@ def app(tmp_path_factory, embedded_model):
     assert "Traceback" not in said, said
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser():
     from playwright.sync_api import sync_playwright
 
