@@ -15,7 +15,6 @@ from datasets import Dataset
 from peft import LoraConfig
 from peft.utils.error import NoMatchingPeftModuleError
 from transformers import PrinterCallback, TrainerCallback
-from transformers.utils.logging import disable_progress_bar
 from trl import SFTConfig
 
 from sft import data, models
@@ -36,7 +35,6 @@ class StopAsked(Exception):
 def train(config: TrainConfig, run: Run) -> None:
     """One run from its config to its adapter. The run folder ends in a state that says how it went."""
     recorder = Recorder(run, config.max_steps)
-    disable_progress_bar()  # bars of a second would fill the log
     try:
         recorder.state("preparing", "Loading the model and the data.")
         folder = models.locate(config.model, lambda stage, share: recorder.preparing(stage))
@@ -261,6 +259,9 @@ class Recorder(TrainerCallback):
         self.state("training")
 
     def on_step_end(self, args, state, control, **kwargs):
+        self.step = state.global_step
+        if control.should_evaluate:
+            self.state("training", "Measuring the held-out loss.")
         if self.run.stop_asked:
             control.should_training_stop = True
 

@@ -121,9 +121,18 @@ def test_a_model_in_the_cache_needs_no_hub(tiny_model, home, here):
 
 def test_a_hub_model_with_pickled_weights_alone_is_refused(variant, home, here):
     folder = variant(lacking=["model.safetensors"], having={"pytorch_model.bin": "x"})
+    code = "\n".join(
+        [
+            "from sft import errors, models",
+            "try:",
+            "    models.locate('someone/tiny')",
+            "except errors.ModelError as error:",
+            "    print(error)",
+        ]
+    )
     with Hub({"someone/tiny": folder}) as hub:
-        message = assert_refused(preview(hub, "someone/tiny", home, here), "someone/tiny")
-    assert "safetensors" in message
+        message = run(code, hub, home, here)
+    assert "someone/tiny has no weights in safetensors" in message
 
 
 def test_a_hub_model_with_code_of_its_own_is_refused(tiny_model, variant, home, here):

@@ -61,7 +61,7 @@ def build() -> gr.Blocks:
         owner_st = gr.State(visitors.first_owner())
         browser_bs = gr.BrowserState({"owner": "", "run": ""}, storage_key="sft-playground", secret="sft-playground")
         gr.HTML(
-            '<header class="top"><h1>SFT Playground</h1><p>See what a chat model reads, tune it for a minute, and '
+            '<header class="top"><h1>SFT Playground</h1><p>See what a chat model reads, tune it in minutes, and '
             "compare it with what it was.</p></header>"
         )
         banner_html = gr.HTML(READINESS.banner())

@@ -166,7 +166,8 @@ def _times(status: Status, start: dict, logs: list[dict], ends: list[dict]) -> l
         if len(logs) > 1 and status.state == "training":
             # The first step is slower than the others, so it does not count for the estimate.
             pace = (logs[-1]["seconds"] - logs[0]["seconds"]) / (logs[-1]["step"] - logs[0]["step"])
-            times.append(("remaining", f"about {clock(pace * (status.max_steps - status.step))}"))
+            if status.step < status.max_steps:
+                times.append(("remaining", f"about {clock(pace * (status.max_steps - status.step))}"))
         return times
     # A run that was resumed and then killed has an end, but of the time before.
     ends = [event for event in ends if event["time"] >= start["time"]]

@@ -107,7 +107,7 @@ def build(demo: gr.Blocks) -> dict:
         role = "assistant" if messages and messages[-1]["role"] == "user" else "user"
         return {**conversation, "messages": [*messages, {"role": role, "content": ""}]}, shape + 1
 
-    for trigger in (example_dd.input, row_nb.input):
+    for trigger in (example_dd.input, row_nb.change):
         trigger(
             user_errors(choose_example),
             [example_dd, row_nb, shape_st],
@@ -146,6 +146,8 @@ def _editor(demo: gr.Blocks, conversation_st: gr.State, shape_st: gr.State) -> N
             def write(key, index=index):
                 def written(value, conversation):
                     messages = list(conversation["messages"])
+                    if index >= len(messages) or (messages[index].get(key) or "") == value:
+                        return gr.skip()
                     messages[index] = {**messages[index], key: value}
                     return {**conversation, "messages": messages}
 
@@ -164,7 +166,9 @@ def _editor(demo: gr.Blocks, conversation_st: gr.State, shape_st: gr.State) -> N
                 return {**conversation, "messages": messages[:index] + messages[index + 1 :]}, shape + 1
 
             state = [conversation_st, shape_st]
-            content_tb.input(write("content"), [content_tb, conversation_st], conversation_st, **_LIVE)
+            # .input tells of keys that write, but not of pasting and deleting; those show when the field is left.
+            for changed in (content_tb.input, content_tb.blur):
+                changed(write("content"), [content_tb, conversation_st], conversation_st, **_LIVE)
             role_dd.input(write("role"), [role_dd, conversation_st], conversation_st, **_LIVE)
             up_btn.click(move(-1), state, state, **_QUIET)
             down_btn.click(move(1), state, state, **_QUIET)

@@ -75,7 +75,9 @@ class Readiness:
             return paint.problem("No model yet", self.error.message, self.error.hint)
         if self.ready:
             name = paint.escape(models.title(self.model))
-            return f'<div class="banner ready"><b>{name}</b> is ready. {paint.escape(self.why)}</div>'
+            assistant = any(entry.name == self.model and entry.kind == "instruct" for entry in models.CATALOGUE)
+            already = " It is an assistant already; “base” means it without your adapter." if assistant else ""
+            return f'<div class="banner ready"><b>{name}</b> is ready. {paint.escape(self.why + already)}</div>'
         bar = paint.progress_bar(self.share, self.stage)
         return f'<div class="banner" role="status">{paint.escape(self.stage)} … {self.share:.0%}{bar}</div>'
 

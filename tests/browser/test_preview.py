@@ -45,6 +45,17 @@ def test_typing_moving_and_removing_show_at_once(page):
     write(page, 1, "What does <b>this</b> do?")
     expect(view).to_contain_text("<b>this</b>·do?")
     expect(page.locator(".counts")).to_contain_text("trained on")
+    page.locator("#content-1 textarea").press("Control+a")
+    page.locator("#content-1 textarea").press("Control+c")
+    page.locator("#content-2 textarea").press("Control+a")
+    page.locator("#content-2 textarea").press("Control+v")  # pasting is editing too, and so is deleting
+    page.locator("#content-2 textarea").press("Tab")
+    expect(page.locator(".text-view .role-assistant").first).to_contain_text("<b>this</b>")
+    page.locator("#content-2 textarea").press("End")
+    for _ in range(4):
+        page.locator("#content-2 textarea").press("Backspace")
+    page.locator("#content-2 textarea").press("Tab")
+    expect(page.locator(".text-view .role-assistant").first).not_to_contain_text("do?")
     page.get_by_role("button", name="Add a message").click()
     write(page, 3, "And then?")
     expect(view).to_contain_text("And·then?")
