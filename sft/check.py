@@ -1,30 +1,39 @@
 """A verdict for every row of a data set: kept, cut at max length, dropped, or wrong, and why.
 
-The same conversion and the same `ChatFormat.encode` that a run uses, so the verdict is what training will do.
+The same conversion and the same `ChatFormat.encode` that a run uses, so the verdict is what training will do. Rows pass
+one by one and only counts are kept, so that a large data set takes no more memory than its table.
 """
 
+from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 
 from sft.chat_format import ChatFormat
-from sft.data import Row, Table, conversations
+from sft.data import Row, conversations
 from sft.errors import TemplateError
+from sft.tables import Table
+
+BARS = 12  # about as many ranges of lengths can be read at a glance
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """`verdict` is 'kept', 'cut', 'dropped' or 'wrong'. `tokens` counts the whole row, before any cut."""
+    """`verdict` is 'kept', 'cut', 'dropped' or 'wrong'. `tokens` counts the whole row, before any cut; `cut_tokens`
+    of them are beyond max length. `lost_stop`: a cut row does not show where its last answer ends."""
 
     place: str
     verdict: str
     tokens: int = 0
     trained: int = 0
     problems: tuple[str, ...] = ()
+    cut_tokens: int = 0
+    lost_stop: bool = False
 
 
 @dataclass
 class Summary:
-    """Counts over the rows checked so far; `longest` is in tokens."""
+    """Counts over the rows checked so far; `longest` is in tokens, `lengths` says how many rows have how many."""
 
     rows: int = 0
     kept: int = 0
@@ -34,6 +43,9 @@ class Summary:
     tokens: int = 0
     trained: int = 0
     longest: int = 0
+    cut_tokens: int = 0
+    lost_stops: int = 0
+    lengths: Counter = field(default_factory=Counter)
 
     def add(self, verdict: Verdict) -> None:
         self.rows += 1
@@ -41,11 +53,44 @@ class Summary:
         self.tokens += verdict.tokens
         self.trained += verdict.trained
         self.longest = max(self.longest, verdict.tokens)
+        self.cut_tokens += verdict.cut_tokens
+        self.lost_stops += verdict.lost_stop
+        if verdict.verdict != "wrong":  # a wrong row has no tokens
+            self.lengths[verdict.tokens] += 1
+
+    def histogram(self, max_length: int | None = None) -> list[tuple[int, int, int]]:
+        """(low, high, rows) for about a dozen ranges of lengths, both ends in tokens and included, none left out
+        between the shortest and the longest row. `max_length` is the end of a range, so that no range is cut in two."""
+        if not self.lengths:
+            return []
+        edges = _edges(min(self.lengths), self.longest)
+        if max_length and edges[0] < max_length < edges[-1]:
+            edges = sorted({*edges, max_length})
+        counts = Counter()
+        for length, rows in self.lengths.items():
+            counts[next(edge for edge in edges[1:] if length <= edge)] += rows
+        return [(low + 1, high, counts[high]) for low, high in pairwise(edges)]
 
 
-def check(table: Table, chat_format: ChatFormat, max_length: int | None = None) -> Iterator[Verdict]:
-    """The verdicts, in the order of the rows."""
-    for row in conversations(table):
+def _edges(shortest: int, longest: int) -> list[int]:
+    """Round numbers, the first below `shortest` and the last not below `longest`: steps of one size, or, where the
+    longest is many times the shortest, doublings."""
+    low = shortest - 1
+    if longest > 8 * shortest and longest > 2 * BARS:
+        edges = [0, 1 << max(low.bit_length(), 3)]
+        while edges[-1] < longest:
+            edges.append(2 * edges[-1])
+        return edges
+    sizes = (digit * 10**power for power in range(9) for digit in (1, 2, 5))
+    step = next(size for size in sizes if (longest - low) / size <= BARS)
+    return list(range(low // step * step, longest + step, step))
+
+
+def check(
+    table: Table, chat_format: ChatFormat, max_length: int | None = None, columns: str | None = None
+) -> Iterator[Verdict]:
+    """The verdicts, in the order of the rows, each made when it is asked for."""
+    for row in conversations(table, columns):
         yield check_row(row, chat_format, max_length)
 
 
@@ -54,11 +99,16 @@ def check_row(row: Row, chat_format: ChatFormat, max_length: int | None = None) 
         return Verdict(row.place, "wrong", problems=row.problems)
     try:
         encoded = chat_format.encode(row.conversation, max_length)
+        verdict, trained = encoded.verdict, encoded.trained
+        # what a cut took from the answers is only seen beside the whole row
+        lost_stop = verdict == "cut" and chat_format.encode(row.conversation).trained > trained
     except TemplateError as error:
         return Verdict(row.place, "wrong", problems=(error.message,))
+    ending = "its stop token is lost" if lost_stop else "no token that is trained on is lost"
     problems = {
         "kept": (),
-        "cut": (f"{encoded.full_length} tokens, cut at {max_length}: its stop token is lost",),
+        "cut": (f"{encoded.full_length} tokens, cut at {max_length}: {ending}",),
         "dropped": (f"no token to train on within {max_length} tokens" if max_length else "no token to train on",),
-    }[encoded.verdict]
-    return Verdict(row.place, encoded.verdict, encoded.full_length, encoded.trained, problems)
+    }[verdict]
+    cut_tokens = encoded.full_length - len(encoded.input_ids)
+    return Verdict(row.place, verdict, encoded.full_length, trained, problems, cut_tokens, lost_stop)

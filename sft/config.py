@@ -27,7 +27,13 @@ class TrainConfig:
         "embedded", "'embedded', a name from the catalogue, a Hub id, or a local folder", label="Model"
     )
     dataset: str = _setting("", "a file, a folder, or a Hub id", label="Data set")
-    dataset_config: str | None = _setting(None, "configuration of a Hub data set", label="Hub config")
+    dataset_config: str | None = _setting(None, "configuration of a Hub data set; a file has none", label="Hub config")
+    columns: str | None = _setting(
+        None,
+        "what the columns hold where their names do not say it: 'user=Frage, assistant=Antwort', or 'messages=dialog'; "
+        "columns can be joined ('user=instruction+input'), and there may be a system=",
+        label="Columns",
+    )
     train_split: str = _setting("train", "split of a Hub data set to train on", label="Train split")
     eval_dataset: str | None = _setting(
         None, "file with held-out rows, which are never trained on", label="Held-out file"

@@ -15,6 +15,7 @@ from sft.chat_format import ChatFormat
 from sft.errors import DataError
 from sft.messages import Conversation
 from sft.runs import Run
+from sft.tables import read_table
 from sft.trainer import collator_for, token_losses
 
 BATCH = 16  # prompts answered at once
@@ -41,7 +42,7 @@ class Arm:
 
 def held_out_rows(run: Run, path: str | None = None, limit: int | None = None) -> list[Conversation]:
     """The run's own held-out rows, or those of the data at `path`."""
-    rows = data.usable(data.read_table(path))[0] if path else data.load_split(run.config()).held_out
+    rows = data.usable(read_table(path))[0] if path else data.load_split(run.config()).held_out
     rows = [row for row in rows if row.messages[-1]["role"] == "assistant" and row.messages[-1].get("content")][:limit]
     if not rows:
         raise DataError(

@@ -64,14 +64,24 @@ def _message_problems(message, index: int) -> list[str]:
     if role == "system" and index > 0:
         found.append("a system message must be the first")
     found += [f"{key!r} {problem}" for key, value in message.items() for problem in _unicode_problems([key, value])]
+    calls = message.get("tool_calls")
+    if calls is not None and not (isinstance(calls, list) and all(isinstance(call, dict) for call in calls)):
+        found.append("tool_calls must be a list of objects")
     content = message.get("content")
     if content is None and message.get("tool_calls"):
         return found
     if "content" not in message:
         found.append("has no content")
     elif not isinstance(content, str):
-        found.append(f"content must be text, not {_kind(content)}")
+        found.append(f"content must be text, not {_kind(content)}{_other_parts(content)}")
     return found
+
+
+def _other_parts(content) -> str:
+    """What makes a list of parts more than text: images and the like, which no model here reads."""
+    parts = content if isinstance(content, list) else []
+    kinds = {part.get("type") for part in parts if isinstance(part, dict) and isinstance(part.get("type"), str)}
+    return f" with parts of type {', '.join(sorted(kinds - {'text'}))}" if kinds - {"text"} else ""
 
 
 def tools_problems(tools) -> list[str]:

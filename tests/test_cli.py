@@ -8,6 +8,7 @@ import pytest
 
 from sft.chat_format import preset
 
+SHORT = [{"question": f"{n}?", "answer": str(n) if n < 10 else ""} for n in range(12)]
 TALK = [{"role": "user", "content": "Hi 12"}, {"role": "assistant", "content": "Hello."}]
 
 
@@ -78,6 +79,61 @@ def test_check_says_what_it_found(tiny_model, write_rows):
     assert "1 kept, 0 cut, 0 dropped, 1 wrong" in done.stdout
     found = json.loads(sft("check", path, "--model", tiny_model, "--json").stdout)
     assert [item["verdict"] for item in found["verdicts"]] == ["kept", "wrong"]
+
+
+def test_check_of_many_rows_lists_the_first_and_draws_their_lengths(tiny_model, write_rows):
+    long = [{"question": "Hi", "answer": "Hello. " * 30}] * 30
+    path = write_rows([{"Frage": row["question"], "Antwort": row["answer"]} for row in [*long, *SHORT]])
+    arguments = ("check", path, "--model", tiny_model, "--columns", "user=Frage, assistant=Antwort", "--max-length", 64)
+    done = sft(*arguments)
+    assert done.returncode == 0, done.stderr
+    said = done.stdout.splitlines()
+    assert sum(": cut: " in line for line in said) == 20
+    assert "… and 10 more rows cut" in said
+    assert sum(": wrong: " in line for line in said) == 2
+    assert "10 kept, 30 cut, 0 dropped, 2 wrong" in done.stdout
+    assert "30 stop tokens are among them" in done.stdout
+    (mark,) = (index for index, line in enumerate(said) if "max length 64 cuts here" in line)
+    assert "–64 " in said[mark - 1]
+    assert said[mark + 1].strip().startswith("65–")
+    assert said[-1].endswith("█" * 40)  # the most rows are the longest
+    assert "\x1b" not in done.stdout
+    found = json.loads(sft(*arguments, "--json").stdout)
+    assert set(found) == {
+        "shape", "rows", "kept", "cut", "dropped", "wrong", "tokens", "trained", "longest", "cut_tokens", "lost_stops",
+        "histogram", "verdicts",
+    }  # fmt: skip
+    assert sum(bar["rows"] for bar in found["histogram"]) == 40
+    assert {"from", "to", "rows"} == set(found["histogram"][0])
+    assert found["lost_stops"] == 30
+    assert found["cut_tokens"] == sum(item["tokens"] - 64 for item in found["verdicts"] if item["verdict"] == "cut")
+    assert len(found["verdicts"]) == 42
+
+
+def test_an_output_that_lacks_characters_gets_them_escaped(tiny_model, write_rows):
+    import os
+
+    command = [sys.executable, "-m", "sft", "check", str(write_rows(SHORT)), "--model", str(tiny_model)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env=os.environ | {"PYTHONIOENCODING": "ascii"}
+    )
+    assert done.returncode == 0, done.stderr
+    assert "\\u2588" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--columns", "user=x"), "error: columns 'user=x' does not fit rows.jsonl"),
+        (("--dataset-config", "all"), "only a Hub data set has configurations"),
+        (("--split", "test"), "a file has no splits"),
+    ],
+)
+def test_check_says_which_option_does_not_fit(tiny_model, write_rows, options, said):
+    done = sft("check", write_rows(SHORT), "--model", tiny_model, *options)
+    assert done.returncode == 2
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_train_runs_chat_and_evaluate(tiny_config, tmp_path):

@@ -1,4 +1,4 @@
-"""Files in every shape become conversations; files and rows that are wrong say where and why."""
+"""Rows become conversations or say which rule they break and where; a run's held-out rows are no training rows."""
 
 import json
 from pathlib import Path
@@ -6,59 +6,15 @@ from pathlib import Path
 import pytest
 
 from sft.config import TrainConfig
-from sft.data import conversations, load_split, read_table, usable
-from sft.errors import DataError
+from sft.data import conversations, load_split, usable
+from sft.errors import ConfigError, DataError
+from sft.tables import read_table
 
 GOOD = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]}
 PAIR = GOOD["messages"]
 EXAMPLES = sorted(
     path.name.removesuffix(".jsonl") for path in Path("examples").glob("*.jsonl") if ".eval" not in path.name
 )
-
-
-def messages_of(rows, write_rows):
-    found = list(conversations(read_table(str(write_rows(rows)))))
-    assert not any(row.problems for row in found), found
-    return [row.conversation.messages for row in found]
-
-
-@pytest.mark.parametrize(
-    "row",
-    [
-        GOOD,
-        {"conversations": [{"from": "human", "value": "Hi"}, {"from": "gpt", "value": "Hello."}]},
-        {"prompt": "Hi", "completion": "Hello."},
-        {"prompt": [PAIR[0]], "completion": [PAIR[1]]},
-        {"instruction": "Hi", "input": "", "output": "Hello."},
-        {"instruction": "Hi", "context": "", "response": "Hello.", "category": "x"},
-        {"question": "Hi", "answer": "Hello."},
-    ],
-    ids=lambda row: "+".join(row),
-)
-def test_every_shape_gives_the_same_conversation(row, write_rows):
-    assert messages_of([row], write_rows) == [PAIR]
-
-
-def test_input_and_system_columns_are_kept(write_rows):
-    row = {"instruction": "Translate", "input": "chat", "output": "cat", "system": "From French."}
-    assert messages_of([row], write_rows)[0][:2] == [
-        {"role": "system", "content": "From French."},
-        {"role": "user", "content": "Translate\n\nchat"},
-    ]
-
-
-def test_every_format_reads_the_same(tmp_path):
-    import pandas as pd
-
-    rows = [{"question": "Why, “so”?", "answer": "Because\nit is."}, {"question": "é", "answer": "日本"}]
-    frame = pd.DataFrame(rows)
-    (tmp_path / "a.json").write_text(json.dumps(rows))
-    (tmp_path / "b.json").write_text(json.dumps({"data": rows}))
-    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps(row, ensure_ascii=False) for row in rows))
-    frame.to_csv(tmp_path / "a.csv", index=False)
-    frame.to_parquet(tmp_path / "a.parquet")
-    for name in ("a.json", "b.json", "a.jsonl", "a.csv", "a.parquet"):
-        assert list(read_table(str(tmp_path / name)).rows) == rows, name
 
 
 def test_parquet_pads_messages_with_nulls_that_a_template_must_not_see(tmp_path):
@@ -71,87 +27,12 @@ def test_parquet_pads_messages_with_nulls_that_a_template_must_not_see(tmp_path)
     assert first.conversation.messages[1]["tool_calls"]
 
 
-def test_a_folder_with_one_file_for_the_split(tmp_path):
-    (tmp_path / "train.jsonl").write_text(json.dumps(GOOD))
-    (tmp_path / "test.jsonl").write_text(json.dumps(GOOD))
-    assert len(read_table(str(tmp_path)).rows) == 1
-    (tmp_path / "train.json").write_text("[]")
-    with pytest.raises(DataError, match="not clear which file"):
-        read_table(str(tmp_path))
-
-
-def test_a_folder_is_read_by_the_names_of_its_files(tmp_path):
-    def rows(*split):
-        return len(read_table(str(tmp_path), None, *split).rows)
-
-    (tmp_path / "Test-00.jsonl").write_text(json.dumps(GOOD))
-    assert rows("test") == 1
-    with pytest.raises(DataError, match=r"holds Test-00.jsonl, so it is not clear which file to read as 'train'"):
-        rows()
-    (tmp_path / "Test-00.jsonl").rename(tmp_path / "rows.jsonl")
-    assert rows() == rows("train") == 1
-    with pytest.raises(DataError, match="as 'test'"):
-        rows("test")
-    for split in ("train[:5]", "train+test", ""):
-        with pytest.raises(DataError, match="cannot be read from the folder"):
-            rows(split)
-
-
 @pytest.mark.parametrize("splits", [{"train_split": "train[:5]"}, {"eval_split": "test"}])
 def test_a_file_has_no_splits(write_rows, splits):
     with pytest.raises(DataError, match="a file has no splits") as caught:
         load_split(config(write_rows(numbered(9)), **splits))
     assert "eval_dataset" in caught.value.hint
     assert "eval_share" in caught.value.hint
-
-
-def wrong_files():
-    line = json.dumps(GOOD)
-    yield "empty.jsonl", b"", "empty.jsonl is empty"
-    yield "blank.jsonl", b"\n\n", "holds no rows"
-    yield "list.json", b"[]", "holds no rows"
-    yield "line7.jsonl", "\n".join([line] * 6 + [line[:-5]] + [line] * 2).encode(), "line 7: "
-    yield "number.jsonl", b"3\n", "line 1: must be a JSON object"
-    yield "binary.jsonl", b"PAR1\xff\xfe\x00", "not UTF-8 text"
-    yield "binary.csv", b"a,b\n\x00,1\n", "binary data"
-    yield "text.parquet", line.encode(), "is not a Parquet file"
-    yield "digits.jsonl", f"{line}\n{{'a': {'9' * 5000}}}".replace("'", '"').encode(), "line 2: a number has too many"
-    yield (
-        "digits.json",
-        f'[{{"a": "{"8" * 6000}"}},\n{{"a": {"9" * 5000}}}]'.encode(),
-        "line 2 is not valid JSON: a num",
-    )
-    yield "deep.jsonl", f"{line}\n{'[' * 5000}".encode(), "line 2: lists and objects are nested too deeply"
-    yield "deep.json", f'["{"]" * 9000}",\n{"[" * 5000}'.encode(), "line 2 is not valid JSON: lists and objects are"
-    yield "lines.json", f"{line}\n{line}".encode(), "line 2 is not valid JSON"
-    yield "object.json", line.encode()[:-1] + b', "more": 1}', "not a list of objects"
-    yield "ragged.csv", b"question,answer\na,b\nc,d,e\n", "line 3 has not the 2 columns"
-    yield "short.csv", b"question,answer\na,b\nc\n", "line 3 has not the 2 columns"
-    yield "rows.xlsx", b"PK", "not a data format known here"
-
-
-@pytest.mark.parametrize(("name", "content", "said"), list(wrong_files()), ids=lambda value: str(value)[:20])
-def test_files_that_cannot_be_read(tmp_path, name, content, said):
-    (tmp_path / name).write_bytes(content)
-    with pytest.raises(DataError) as caught:
-        read_table(str(tmp_path / name))
-    assert said in caught.value.message
-    assert caught.value.hint
-
-
-def test_a_path_that_leads_nowhere():
-    with pytest.raises(DataError, match=r"There is no file nowhere\.jsonl"):
-        read_table("nowhere.jsonl")
-    with pytest.raises(DataError, match="neither a file here nor a possible name"):
-        read_table("not a name")
-
-
-def test_columns_that_nothing_recognises(write_rows):
-    with pytest.raises(DataError, match=r"no shape is known with the columns a, b") as caught:
-        usable(read_table(str(write_rows([{"a": 1, "b": 2}]))))
-    assert "question" in caught.value.hint
-    with pytest.raises(DataError, match="plain text"):
-        usable(read_table(str(write_rows([{"text": "Once upon a time"}]))))
 
 
 @pytest.mark.parametrize(
@@ -201,19 +82,6 @@ def test_tools_of_a_csv_are_json_or_nothing(tmp_path):
     pd.DataFrame(cells).to_csv(tmp_path / "a.csv", index=False)
     rows = usable(read_table(str(tmp_path / "a.csv")))[0]
     assert [row.tools for row in rows] == [[{"name": "f"}], None, None]
-
-
-@pytest.mark.parametrize(
-    "text", ['[{"id": 1}]', "[{x} explain", "[]", "[1]", "{", f"[{'9' * 5000}]"], ids=lambda text: text[:15]
-)
-def test_prompts_and_completions_that_look_like_json_stay_text(write_rows, text):
-    ((prompt, completion),) = messages_of([{"prompt": text, "completion": text}], write_rows)
-    assert prompt["content"] == completion["content"] == text
-
-
-def test_prompts_and_completions_may_be_json_text_of_messages(write_rows):
-    row = {"prompt": json.dumps(PAIR[:1], indent=1), "completion": json.dumps(PAIR[1:])}
-    assert messages_of([row], write_rows) == [PAIR]
 
 
 def test_dates_in_a_parquet_message_do_not_stop_the_split(tmp_path):
@@ -284,6 +152,35 @@ def test_skipped_rows_are_told(write_rows):
     assert of_train.startswith("2 of 4 rows left out because they break a rule (a.jsonl):\n")
     assert "line 4: message 1: the assistant's content is empty" in of_train
     assert of_held_out.startswith("1 of 2 rows left out because they break a rule (b.jsonl):\n")
+
+
+def test_columns_are_said_for_training_and_held_out_rows(write_rows):
+    rows = [{"Frage": f"{n}?", "Antwort": str(n)} for n in range(6)]
+    train, held_out = write_rows(rows[:4], "a.jsonl"), write_rows(rows[3:], "b.jsonl")
+    split = load_split(config(train, eval_dataset=str(held_out), columns="user=Frage, assistant=Antwort"))
+    assert [row.messages[1]["content"] for row in split.train] == ["0", "1", "2", "3"]
+    assert [row.messages[1]["content"] for row in split.held_out] == ["4", "5"]
+    with pytest.raises(ConfigError, match="there is no column 'Fragen'; did you mean 'Frage'"):
+        load_split(config(train, columns="user=Fragen, assistant=Antwort"))
+    with pytest.raises(DataError, match="no shape is known") as caught:
+        load_split(config(train))
+    assert 'columns: "user=Frage, assistant=Antwort"' in caught.value.hint
+
+
+def test_a_config_belongs_to_the_hub_and_not_to_a_file(write_rows, monkeypatch):
+    train, held_out = write_rows(numbered(3), "a.jsonl"), write_rows(numbered(5), "b.jsonl")
+    with pytest.raises(DataError, match="only a Hub data set has configurations"):
+        load_split(config(train, dataset_config="all"))
+    asked = []
+
+    def read(source, config=None, split="train"):
+        asked.append((source, config))
+        return read_table(str(train) if source == "someone/rows" else source)
+
+    monkeypatch.setattr("sft.data.read_table", read)
+    split = load_split(config("someone/rows", dataset_config="all", eval_dataset=str(held_out)))
+    assert asked == [("someone/rows", "all"), (str(held_out), None)]
+    assert len(split.held_out) == 2
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

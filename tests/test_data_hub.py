@@ -35,8 +35,9 @@ FILES = {
 }
 READ = """
 import json, sys
-from sft.data import conversations, read_table
+from sft.data import conversations
 from sft.errors import DataError
+from sft.tables import read_table
 answers = []
 for arguments in json.loads(sys.argv[1]):
     try:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from sft import data, models
+from sft import data, models, tables
 from sft.chat import Contest, Sampling, stream
 from sft.chat_format import IGNORED, ChatFormat, preset
 from sft.runs import find_run
@@ -48,7 +48,7 @@ def test_both_panes_are_what_they_say(runs_dir, embedded_model):
 
     form = ChatFormat.of(models.load_tokenizer(embedded_model))
     base = models.load_base(embedded_model)
-    held_out = data.usable(data.read_table("examples/support-json.eval.jsonl"))[0]
+    held_out = data.usable(tables.read_table("examples/support-json.eval.jsonl"))[0]
     asked = [row.messages[1]["content"] for row in held_out[:3]] + ["What is the capital of France?"]
 
     def alone(model, prompt):
@@ -84,7 +84,7 @@ def test_preview_training_and_chat_have_the_same_ids(embedded_model, path, templ
     tokenizer = models.load_tokenizer(embedded_model)
     tokenizer.chat_template = template or tokenizer.chat_template
     form = ChatFormat.of(tokenizer)
-    for conversation in data.usable(data.read_table(str(path)))[0]:
+    for conversation in data.usable(tables.read_table(str(path)))[0]:
         messages = conversation.messages
         text = tokenizer.apply_chat_template(messages, tokenize=False)
         ids = tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -98,7 +98,7 @@ def test_preview_training_and_chat_have_the_same_ids(embedded_model, path, templ
 
 
 def test_the_preview_shows_those_ids_too(embedded_model, tmp_path):
-    conversation = data.usable(data.read_table("examples/assistant.jsonl"))[0][0]
+    conversation = data.usable(tables.read_table("examples/assistant.jsonl"))[0][0]
     path = tmp_path / "messages.json"
     path.write_text(json.dumps(conversation.messages))
     shown = json.loads(sft("preview", "--messages", str(path), "--json"))

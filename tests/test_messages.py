@@ -25,6 +25,9 @@ def test_a_good_conversation_has_no_problems():
         ([{"role": "user", "content": 3}], "content must be text, not a number"),
         ([{"role": "user", "content": ["Hi"]}], "content must be text, not a list"),
         ([{"role": "user", "content": None}], "content must be text, not null"),
+        ([{"role": "user", "content": [{"type": "text"}, {"type": "image"}]}], "not a list with parts of type image"),
+        ([{**USER, "tool_calls": "f"}], "message 0: tool_calls must be a list of objects"),
+        ([{**USER, "tool_calls": [1]}], "message 0: tool_calls must be a list of objects"),
         ([USER, {"role": "system", "content": "x"}], "message 1: a system message must be the first"),
         ([{"role": "system", "content": "a"}, {"role": "system", "content": "b"}, USER], "two system messages"),
         (

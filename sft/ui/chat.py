@@ -6,8 +6,9 @@ from dataclasses import dataclass, field, replace
 import gradio as gr
 
 from sft import models
-from sft.data import conversations, load_split, read_table
+from sft.data import conversations, load_split
 from sft.errors import UserError
+from sft.tables import read_table
 from sft.ui import paint
 from sft.ui.preview import guard_model
 from sft.ui.visitors import run_of, runs_of

@@ -12,9 +12,10 @@ import gradio as gr
 
 from sft import models
 from sft.chat_format import ChatFormat
-from sft.data import Table, conversations, read_table
+from sft.data import conversations
 from sft.errors import DataError, UserError
 from sft.messages import ROLES, parse_conversation
+from sft.tables import Table, read_table
 from sft.ui import paint
 from sft.ui.readiness import READINESS
 

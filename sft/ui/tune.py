@@ -16,9 +16,11 @@ import pandas as pd
 from sft import launch, models
 from sft.check import Summary, check_row
 from sft.config import TrainConfig, read_yaml
-from sft.data import Table, conversations, read_table, shape_of
+from sft.data import conversations
 from sft.errors import DataError, UserError
 from sft.runs import Run, Status, runs_dir
+from sft.shapes import shape_of
+from sft.tables import Table, read_table
 from sft.ui import paint
 from sft.ui.preview import DATA, format_of, guard_model, is_path, stamp, user_errors
 from sft.ui.visitors import check_owner, run_of, runs_of

@@ -1,0 +1,185 @@
+"""One data file (JSONL, JSON, CSV, Parquet) → a table: its rows as they were read, and where a person finds each.
+
+Knows nothing about roles and messages.
+"""
+
+import csv
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from sft.errors import DataError, listed
+from sft.json_text import JsonProblem, loads
+
+SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
+REMEDIES = {  # for endings that are met often
+    **dict.fromkeys((".gz", ".zip", ".zst", ".bz2", ".xz", ".tar", ".7z"), "Unpack it, and give the file inside."),
+    **dict.fromkeys((".xlsx", ".xls", ".ods"), "Save the sheet as CSV, in UTF-8, with commas."),
+    **dict.fromkeys((".tsv", ".tab"), "Save it as CSV, with commas between the columns."),
+    ".ndjson": "Rename it so that it ends in .jsonl.",
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows as they were read: `rows[i]` is a dict of columns, `place(i)` is where a person finds it."""
+
+    source: str
+    rows: Sequence[dict]
+    unit: str = "row"
+    numbers: Sequence[int] | None = None
+
+    def place(self, index: int) -> str:
+        return f"{self.unit} {self.numbers[index] if self.numbers else index + 1}"
+
+
+def read_file(path: Path) -> Table:
+    """The rows of one file. Raises DataError where it is not what its ending says, with the line that breaks it."""
+    readers = {".jsonl": _read_jsonl, ".json": _read_json, ".csv": _read_csv, ".parquet": _read_parquet}
+    suffix = path.suffix.lower()
+    if suffix not in readers:
+        raise DataError(
+            f"{path.name} ends in {path.suffix or 'nothing'}, which is not a data format known here.",
+            REMEDIES.get(suffix, f"Give a file that ends in {', '.join(SUFFIXES)}."),
+        )
+    try:
+        with path.open("rb") as file:
+            if not file.read(1):
+                raise DataError(f"{path.name} is empty.", "Put one conversation on each line.")
+        table = readers[suffix](path)
+    except OSError as error:
+        raise DataError(
+            f"{path.name} cannot be read: {error.strerror or error}",
+            "Check that you may read it, and that it is whole.",
+        ) from None
+    if not table.rows:
+        raise DataError(f"{path.name} holds no rows.", "Put one conversation on each line.")
+    return table
+
+
+def _text(path: Path) -> str:
+    """The file as text, its lines ended by a newline alone."""
+    data, kind = path.read_bytes(), path.suffix[1:].upper()
+    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
+        raise DataError(f"{path.name} is UTF-16 text, not UTF-8.", "Save it as UTF-8.")
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise DataError(
+            f"{path.name} is not UTF-8 text (line {line} has the byte 0x{data[error.start]:02x}), so it is not the "
+            f"{kind} file that its ending says.",
+            "Save it as UTF-8, or give the file the ending that matches its content.",
+        ) from None
+    if "\0" in text:
+        line = text.count("\n", 0, text.index("\0")) + 1
+        raise DataError(
+            f"{path.name} is not a {kind} file: line {line} holds binary data.",
+            f"Save it as {kind}, in UTF-8, from its program.",
+        )
+    return text.replace("\r\n", "\n").replace("\r", "\n")
+
+
+def _read_jsonl(path: Path) -> Table:
+    text = _text(path)
+    rows, numbers, broken = [], [], []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            row = loads(line)
+        except JsonProblem as problem:
+            broken.append(f"line {number}: {problem.said}")
+            continue
+        if not isinstance(row, dict):
+            broken.append(f"line {number}: must be a JSON object {{...}}")
+            continue
+        rows.append(row)
+        numbers.append(number)
+    if broken:
+        many = "1 line is" if len(broken) == 1 else f"{len(broken)} lines are"
+        hint = "In a .jsonl file each line is one complete JSON object."
+        if text.lstrip().startswith("["):
+            hint = "It looks like one JSON list: such a file must end in .json."
+        raise DataError(f"{path.name}: {many} not valid JSON:\n{listed(broken)}", hint)
+    return Table(path.name, rows, "line", numbers)
+
+
+def _read_json(path: Path) -> Table:
+    try:
+        rows = _unwrapped(loads(_text(path)))
+    except JsonProblem as problem:
+        raise DataError(
+            f"{path.name}: line {problem.line} is not valid JSON: {problem.said}",
+            "A .json file holds one list of rows; a file with one object a line must end in .jsonl.",
+        ) from None
+    if not isinstance(rows, list):
+        raise DataError(f"{path.name} is not a list of objects.", 'Write [{"messages": [...]}, …].')
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, dict):
+            raise DataError(f"{path.name}: row {number} is not an object.", 'Write {"messages": [...]} for each row.')
+    return Table(path.name, rows)
+
+
+def _unwrapped(value):
+    """Many exports wrap their rows: {"version": 1, "data": [{…}, …]}. One conversation alone is no such wrapper."""
+    if not isinstance(value, dict) or value.keys() & {"messages", "conversations"}:
+        return value
+    tables = [
+        inner for inner in value.values() if isinstance(inner, list) and any(isinstance(row, dict) for row in inner)
+    ]
+    return tables[0] if len(tables) == 1 else value
+
+
+def _read_csv(path: Path) -> Table:
+    csv.field_size_limit(2**27)
+    reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
+    rows, numbers, names, start = [], [], None, 1
+    try:
+        for cells in reader:
+            line, start = start, reader.line_num + 1  # a quoted cell may take several lines: the first is told
+            if names is None:
+                names = _column_names(path, cells)
+            elif len(cells) == len(names):
+                rows.append(dict(zip(names, cells, strict=True)))
+                numbers.append(line)
+            elif cells:
+                raise DataError(
+                    f"{path.name}: line {line} has not the {len(names)} columns of line 1, but {len(cells)}.",
+                    "Quote cells that contain commas or line breaks.",
+                )
+    except csv.Error as error:
+        raise DataError(
+            f"{path.name} is not valid CSV: the row that begins in line {start}: {error}",
+            "Save it as CSV with quoted cells.",
+        ) from None
+    return Table(path.name, rows, "line", numbers)
+
+
+def _column_names(path: Path, cells: list[str]) -> list[str]:
+    """The names in a CSV file's first line. One may be empty, as pandas leaves that of its index."""
+    names = [cell.strip() for cell in cells]
+    if not any(names):
+        raise DataError(f"{path.name}: line 1 is empty.", "Name the columns there, such as question,answer.")
+    for name in names:
+        if names.count(name) > 1:
+            raise DataError(f"{path.name}: line 1 names the column {name!r} twice.", "Give each column its own name.")
+    for mark, said in ((";", "semicolons"), ("\t", "tabs")):
+        if len(names) == 1 and mark in names[0]:
+            raise DataError(f"{path.name} has {said} between its columns.", "Save it as CSV with commas.")
+    return names
+
+
+def _read_parquet(path: Path) -> Table:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        return Table(path.name, pyarrow.parquet.read_table(path).to_pylist())
+    except (pyarrow.ArrowException, OSError, ValueError) as error:  # ValueError: text that is not UTF-8, odd dates
+        said = str(error).partition("\n")[0]
+        raise DataError(
+            f"{path.name} is not a Parquet file that can be read: {said}",
+            "Give the file the ending that matches its content, or write it again.",
+        ) from None
