@@ -1,63 +1,46 @@
 """ChatFormat: the only place where messages become token ids.
 
-Preview, training and chat all call `render`, so what is shown is what is learned is what is asked. Knows nothing
-about models, data sets or runs, and needs no torch.
+Preview, training and chat all call it, so what is shown is what is learned is what is asked. Knows nothing about
+models, data sets or runs, and needs no torch.
 """
 
 import hashlib
 import json
-import re
-import threading
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from sft.errors import TemplateError
+from sft.layout import Layout, lay_out, render_text
 from sft.messages import Conversation
+from sft.origins import Dropped, Prompt, Span, trace
+from sft.traits import Traits, traits
 
 PRESETS = Path(__file__).parent / "chat_templates"
 TEMPLATE = "template"  # the role of text that the template added and nobody wrote
 IGNORED = -100  # the label of a token that is not trained on
-
-# transformers tracks `{% generation %}` on the compiled template itself, so two threads must not render at once.
-_rendering = threading.Lock()
-_MARKER = re.compile(r"\{%-?\s*generation\b")
-_PROBE = "\ue000probe\ue001"  # private-use characters: no template looks for them, none trims them
-
-
-@dataclass(frozen=True)
-class Span:
-    """Characters `[start, end)` of a rendered text that came from one message."""
-
-    start: int
-    end: int
-    role: str
-    message: int
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Something about a rendering that a person should know. `level` is 'error', 'warning' or 'note'."""
-
-    level: str
-    code: str
-    message: str
-    remedy: str
 
 
 @dataclass(frozen=True)
 class Rendered:
     """A conversation as a model reads it.
 
-    `token_ids`, `tokens`, `offsets` (characters `[start, end)`), `roles` and `assistant_mask` have one entry a
-    token; they are None without a tokenizer. `assistant_spans` are the characters that are trained on, `spans`
-    those that a message's content became.
+    `assistant_spans` are the characters that are trained on; `unsure` the assistant messages that are not, because
+    their turn could not be told apart. `spans` are the characters that somebody wrote, `dropped` what somebody wrote
+    and the template left out, `prompt` what chat sends to get the last reply; see origins.py.
+
+    `token_ids`, `tokens`, `offsets` (characters `[start, end)`), `roles` and `assistant_mask` have one entry a token;
+    they are None without a tokenizer.
     """
 
     text: str
     assistant_spans: list[tuple[int, int]]
+    unsure: list[int]
     spans: list[Span]
-    findings: list[Finding]
+    dropped: list[Dropped]
+    prompt: Prompt | None
+    reads_tools: bool
     token_ids: list[int] | None = None
     tokens: list[str] | None = None
     offsets: list[tuple[int, int]] | None = None
@@ -85,244 +68,105 @@ class Encoded:
         return "cut" if len(self.input_ids) < self.full_length else "kept"
 
 
+def run_here(function: Callable, *arguments):
+    """Renders in this process; the sandbox has the same call for templates that nobody vouches for."""
+    return function(*arguments)
+
+
 @dataclass(frozen=True, eq=False)
 class ChatFormat:
     """Tokenizer + chat template + template arguments + stop tokens.
 
     `tokenizer` is a fast transformers tokenizer, or None to render text alone. `origin` says in words where the
-    template comes from.
+    template comes from. `run` calls the functions that render: `run_here`, or the sandbox's.
     """
 
     tokenizer: object | None
     chat_template: str
     template_kwargs: dict = field(default_factory=dict)
     origin: str = "given"
+    run: Callable = run_here
 
     @classmethod
-    def of(cls, tokenizer, template_kwargs: dict | None = None) -> "ChatFormat":
+    def of(cls, tokenizer, template_kwargs: dict | None = None, run: Callable = run_here) -> "ChatFormat":
         """The tokenizer's own template; a base model that has none gets ours, which ends in its end-of-text token."""
         template = tokenizer.chat_template
         if isinstance(template, dict):
             template = template.get("default")
         if template:
-            return cls(tokenizer, template, template_kwargs or {}, "the model's own")
-        return cls(tokenizer, preset("plain"), template_kwargs or {}, "plain (the model has none)")
+            return cls(tokenizer, template, template_kwargs or {}, "the model's own", run)
+        return cls(tokenizer, preset("plain"), template_kwargs or {}, "plain (the model has none)", run)
 
-    # ---- rendering ----
+    @property
+    def variables(self) -> dict:
+        """What the template may name besides the messages: the tokenizer's special tokens and our arguments."""
+        return {**getattr(self.tokenizer, "special_tokens_map", {}), **self.template_kwargs}
+
+    def ask(self, function: Callable, *arguments):
+        """Calls a function about this template, such as `lay_out`, where `run` runs it. Raises TemplateError."""
+        return self.run(function, self.chat_template, self.variables, *arguments)
 
     def render(
         self, messages: list[dict], tools: list[dict] | None = None, add_generation_prompt: bool = False
     ) -> Rendered:
         """Messages → text, tokens, roles and loss mask. Raises TemplateError where the template does."""
-        text = self._text(messages, tools, add_generation_prompt)
-        trained, unsure = self._assistant_spans(messages, tools, add_generation_prompt, text)
-        spans = self._content_spans(messages, tools, add_generation_prompt, text)
-        findings = [*self._template_findings(messages, spans, text), *_unsure_findings(unsure)]
+        layout = self.ask(lay_out, messages, tools, add_generation_prompt)
+        origins = self.ask(trace, messages, tools, add_generation_prompt)
+        about = (layout.text, layout.assistant_spans, layout.unsure, *vars(origins).values())
         if self.tokenizer is None:
-            return Rendered(text, trained, spans, findings)
-        token_ids, offsets = self._tokenize(text)
-        mask = _mask(offsets, trained)
-        findings += self._stop_findings(text, token_ids, offsets, trained)
-        return Rendered(
-            text,
-            trained,
-            spans,
-            findings,
-            token_ids,
-            self.tokenizer.convert_ids_to_tokens(token_ids),
-            offsets,
-            _roles(offsets, spans, trained),
-            mask,
-        )
+            return Rendered(*about)
+        token_ids, offsets = self.tokenize(layout.text)
+        tokens = self.tokenizer.convert_ids_to_tokens(token_ids)
+        mask = _mask(offsets, layout.assistant_spans)
+        return Rendered(*about, token_ids, tokens, offsets, _roles(offsets, origins.spans, mask), mask)
 
     def prompt_ids(self, messages: list[dict], tools: list[dict] | None = None) -> list[int]:
         """The token ids that a model is asked with: the conversation and the generation prompt."""
-        return self._tokenize(self._text(messages, tools, add_generation_prompt=True))[0]
+        return self.tokenize(self.ask(render_text, messages, tools, True))[0]
 
     def encode(self, conversation: Conversation, max_length: int | None = None) -> Encoded:
         """One training row, cut at `max_length` tokens; the same ids and mask that `render` gives."""
-        text = self._text(conversation.messages, conversation.tools, False)
-        trained, _ = self._assistant_spans(conversation.messages, conversation.tools, False, text)
-        token_ids, offsets = self._tokenize(text)
-        labels = [
-            token if trained_on else IGNORED
-            for token, trained_on in zip(token_ids, _mask(offsets, trained), strict=True)
-        ]
+        layout = self.ask(lay_out, conversation.messages, conversation.tools)
+        return self._labelled(layout, *self.tokenize(layout.text), max_length)
+
+    @staticmethod
+    def _labelled(layout: Layout, token_ids, offsets, max_length) -> Encoded:
+        mask = _mask(offsets, layout.assistant_spans)
+        labels = [token if trained else IGNORED for token, trained in zip(token_ids, mask, strict=True)]
         return Encoded(token_ids[:max_length], labels[:max_length], len(token_ids))
 
-    def _text(self, messages: list[dict], tools: list[dict] | None, add_generation_prompt: bool) -> str:
-        return self._run_template(messages, tools, add_generation_prompt)[0]
-
-    def _run_template(self, messages, tools, add_generation_prompt) -> tuple[str, list[tuple[int, int]]]:
-        """The text, and the characters inside `{% generation %}` marks (none where the template has no marks)."""
-        from jinja2 import TemplateError as JinjaError
-        from transformers.utils.chat_template_utils import render_jinja_template
-
-        variables = {**getattr(self.tokenizer, "special_tokens_map", {}), **self.template_kwargs}
-        try:
-            with _rendering:
-                texts, marked = render_jinja_template(
-                    [messages],
-                    tools=tools,
-                    chat_template=self.chat_template,
-                    return_assistant_tokens_mask=self._has_marks,
-                    add_generation_prompt=add_generation_prompt,
-                    **variables,
-                )
-        except (
-            JinjaError,
-            TypeError,
-            ValueError,
-            AttributeError,
-            LookupError,
-            ArithmeticError,
-            RecursionError,
-        ) as error:
-            line = getattr(error, "lineno", None)
-            where = f", line {line}" if line else ""
-            raise TemplateError(
-                f"The chat template does not render this conversation{where}: {error}",
-                "Change the conversation to what the template allows, or choose another template.",
-            ) from None
-        return texts[0], [tuple(span) for span in marked[0]] if marked else []
-
-    @cached_property
-    def _has_marks(self) -> bool:
-        return bool(_MARKER.search(self.chat_template))
-
-    def _tokenize(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+    def tokenize(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
+        """Token ids of a rendered text, and the characters `[start, end)` of each. Adds no special tokens."""
         encoded = self.tokenizer(
             text, add_special_tokens=False, return_offsets_mapping=True, truncation=False, padding=False, verbose=False
         )
-        return encoded["input_ids"], [tuple(offset) for offset in encoded["offset_mapping"]]
+        return encoded["input_ids"], encoded["offset_mapping"]
 
-    # ---- which characters are trained on ----
+    @cached_property
+    def traits(self) -> Traits:
+        """What the template does with each kind of message. Raises TemplateError where it renders nothing at all."""
+        return self.ask(traits)
 
-    def _assistant_spans(self, messages, tools, add_generation_prompt, text) -> tuple[list[tuple[int, int]], list[int]]:
-        """The spans of assistant turns in `text`, and the indices of turns that could not be isolated.
-
-        Where the template has `{% generation %}` marks they decide. Otherwise a turn is what the conversation up
-        to and including it has more than its own prompt; that holds only where the one is a prefix of the other
-        and of the whole text, and a turn for which it does not hold is left out rather than guessed.
-        """
-        if self._has_marks:
-            return self._run_template(messages, tools, add_generation_prompt)[1], []
-        spans, unsure = [], []
-        for index, message in enumerate(messages):
-            if message["role"] != "assistant":
-                continue
-            try:
-                prompt = self._text(messages[:index], tools, True)
-                turn = self._text(messages[: index + 1], tools, False)
-            except TemplateError:
-                unsure.append(index)
-                continue
-            if turn.startswith(prompt) and text.startswith(turn) and len(turn) > len(prompt):
-                spans.append((len(prompt), len(turn)))
-            else:
-                unsure.append(index)
-        return spans, unsure
-
-    def _content_spans(self, messages, tools, add_generation_prompt, text) -> list[Span]:
-        """Where each message's content stands in `text`, found by exchanging it for a probe and comparing.
-
-        Content that the template drops or repeats has no span.
-        """
-        spans = []
-        for index, message in enumerate(messages):
-            if not message.get("content"):
-                continue
-            probed = [*messages[:index], {**message, "content": _PROBE}, *messages[index + 1 :]]
-            try:
-                before, found, after = self._text(probed, tools, add_generation_prompt).partition(_PROBE)
-            except TemplateError:
-                continue
-            end = len(text) - len(after)
-            if found and _PROBE not in after and text.startswith(before) and text.endswith(after) and end > len(before):
-                spans.append(Span(len(before), end, message["role"], index))
-        return spans
-
-    # ---- when a reply ends ----
+    @cached_property
+    def end_of_turn_ids(self) -> list[int]:
+        """The control tokens that end an assistant turn and are trained on, that of an inner turn first."""
+        user, assistant = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
+        try:
+            layout = self.ask(lay_out, [user, assistant, user, assistant])  # the last turn may end unlike the others
+        except TemplateError:
+            return []
+        token_ids, offsets = self.tokenize(layout.text)
+        control, ends = set(self.tokenizer.added_tokens_decoder), []
+        for start, end in layout.assistant_spans:
+            within = [token for token, (at, _) in zip(token_ids, offsets, strict=True) if start <= at < end]
+            ends += [token for token in within if token in control][-1:]
+        return list(dict.fromkeys(ends))
 
     @cached_property
     def stop_token_ids(self) -> list[int]:
-        """Tokens that end a reply: the tokenizer's end token, and the control token that ends a turn here."""
-        stops = [self.tokenizer.eos_token_id] if self.tokenizer.eos_token_id is not None else []
-        probe = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-        try:
-            text = self._text(probe, None, False)
-            trained, _ = self._assistant_spans(probe, None, False, text)
-        except TemplateError:
-            return stops
-        token_ids, offsets = self._tokenize(text)
-        control = set(self.tokenizer.added_tokens_decoder)
-        ends = [
-            token for token, trained_on in zip(token_ids, _mask(offsets, trained), strict=True)
-            if trained_on and token in control
-        ]  # fmt: skip
-        return [*stops, *(ends[-1:] if ends and ends[-1] not in stops else [])]
-
-    # ---- findings ----
-
-    def _template_findings(self, messages, spans, text) -> list[Finding]:
-        located = {span.message for span in spans}
-        found = [
-            Finding(
-                "warning",
-                "content_dropped",
-                f"The template leaves out or rewrites message {index} ({message['role']}).",
-                "Choose a template that reads this role, or put the text into a user message.",
-            )
-            for index, message in enumerate(messages)
-            if message.get("content") and index not in located
-        ]
-        injected = self._injected(messages, spans, text)
-        if injected:
-            found.append(
-                Finding(
-                    "note",
-                    "default_system",
-                    f"The template puts in text that you did not write: “{injected}”.",
-                    "Write a system message of your own to replace it.",
-                )
-            )
-        return found
-
-    def _injected(self, messages, spans, text) -> str:
-        """What the template says before the first message, such as a default system message; mostly nothing.
-
-        The header of a first user message is told from injected text by the header of a later one.
-        """
-        if not spans or spans[0].message != 0 or messages[0]["role"] != "user":
-            return ""
-        later = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-        try:
-            pair = self._text(later, None, False)
-            third = self._text([*later, {"role": "user", "content": _PROBE}], None, False)
-        except TemplateError:
-            return ""
-        before, _, _ = third.partition(_PROBE)
-        header = before.removeprefix(pair) if before.startswith(pair) else ""
-        bos = getattr(self.tokenizer, "bos_token", None) or ""
-        return text[: spans[0].start].removesuffix(header).removeprefix(bos).strip() if header else ""
-
-    def _stop_findings(self, text, token_ids, offsets, trained) -> list[Finding]:
-        """An assistant turn must end in a stop token, but for white space after it."""
-        for start, end in trained:
-            inside = [
-                token for token, (at, to) in zip(token_ids, offsets, strict=True)
-                if start <= at < end and text[at:to].strip()
-            ]  # fmt: skip
-            if not inside or inside[-1] not in self.stop_token_ids:
-                return [
-                    Finding(
-                        "error",
-                        "no_stop_token",
-                        "An assistant turn ends in no stop token that is trained on, so the model learns no end.",
-                        "Use a template that ends the assistant's turn with the model's end token.",
-                    )
-                ]
-        return []
+        """Tokens that end a reply: the tokenizer's end token, and those that end a turn in this format."""
+        eos = self.tokenizer.eos_token_id
+        return list(dict.fromkeys([*([] if eos is None else [eos]), *self.end_of_turn_ids]))
 
     # ---- identity, saving, loading ----
 
@@ -349,11 +193,11 @@ class ChatFormat:
         (folder / "chat_format.json").write_text(json.dumps(about, indent=2, ensure_ascii=False), encoding="utf-8")
 
     @classmethod
-    def load(cls, folder: Path, tokenizer) -> "ChatFormat":
+    def load(cls, folder: Path, tokenizer, run: Callable = run_here) -> "ChatFormat":
         """The format saved in `folder`, for a tokenizer loaded apart. Raises TemplateError where they do not fit."""
         about = json.loads((folder / "chat_format.json").read_text(encoding="utf-8"))
         template = (folder / "chat_template.jinja").read_bytes().decode()
-        chat_format = cls(tokenizer, template, about["template_kwargs"], about["origin"])
+        chat_format = cls(tokenizer, template, about["template_kwargs"], about["origin"], run)
         if chat_format.hash != about["sha256"]:
             raise TemplateError(
                 f"The chat format in {folder} is not the one that the adapter was trained with: its hash is "
@@ -363,46 +207,37 @@ class ChatFormat:
         return chat_format
 
 
+def presets() -> list[str]:
+    """The names of our own templates."""
+    return sorted(path.stem for path in PRESETS.glob("*.jinja"))
+
+
 def preset(name: str) -> str:
     """The source of one of our own templates, such as 'plain' or 'chatml'."""
     return (PRESETS / f"{name}.jinja").read_text(encoding="utf-8")
 
 
-def to_json(rendered: Rendered) -> dict:
-    """What `preview --json` prints."""
-    return {
-        "text": rendered.text,
-        "token_ids": rendered.token_ids,
-        "tokens": rendered.tokens,
-        "assistant_mask": rendered.assistant_mask,
-        "assistant_spans": [list(span) for span in rendered.assistant_spans],
-        "findings": [asdict(finding) for finding in rendered.findings],
-    }
+def _mask(offsets: Iterable[tuple[int, int]], spans: list[tuple[int, int]]) -> list[int]:
+    """1 for each token that begins inside a span. A token that begins before a span belongs to the prompt.
+
+    Tokens and spans come in the order of the text.
+    """
+    mask, waiting = [], iter(spans)
+    start, end = next(waiting, (0, 0))
+    for at, _ in offsets:
+        while at >= end and end:
+            start, end = next(waiting, (0, 0))
+        mask.append(int(start <= at < end))
+    return mask
 
 
-def _mask(offsets: list[tuple[int, int]], spans: list[tuple[int, int]]) -> list[int]:
-    """1 for each token that begins inside a span. A token that begins before a span belongs to the prompt."""
-    return [int(any(start <= at < end for start, end in spans)) for at, _ in offsets]
-
-
-def _roles(offsets, spans: list[Span], trained: list[tuple[int, int]]) -> list[str]:
-    def role(at: int) -> str:
-        for span in spans:
-            if span.start <= at < span.end:
-                return span.role
-        return "assistant" if any(start <= at < end for start, end in trained) else TEMPLATE
-
-    return [role(at) for at, _ in offsets]
-
-
-def _unsure_findings(unsure: list[int]) -> list[Finding]:
-    return [
-        Finding(
-            "warning",
-            "turn_not_isolated",
-            f"The template rewrites earlier text, so the turn of message {index} cannot be told apart exactly; "
-            "it is not trained on.",
-            "Use a template with {% generation %} marks, or split the conversation into several rows.",
-        )
-        for index in unsure
-    ]
+def _roles(offsets, spans: list[Span], mask: list[int]) -> list[str]:
+    """Who wrote each token: a role, or the template. What it adds to a turn that is trained on is the assistant's."""
+    roles, waiting = [], iter(spans)
+    span = next(waiting, None)
+    for (at, _), trained in zip(offsets, mask, strict=True):
+        while span and at >= span.end:
+            span = next(waiting, None)
+        written = span and span.start <= at
+        roles.append(span.role if written else "assistant" if trained else TEMPLATE)
+    return roles

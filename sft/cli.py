@@ -7,7 +7,8 @@ import argparse
 import json
 import sys
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
+from datetime import date
 from pathlib import Path
 
 from sft.errors import ConfigError, MessagesError, RunError, UserError
@@ -51,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     source.add_argument("--model", metavar="ID", default="embedded", help="whose template (default: embedded)")
     source.add_argument("--template", metavar="FILE", help="a Jinja template alone, without a tokenizer")
     preview.add_argument("--template-kwargs", metavar="JSON", help="further variables of the template")
+    preview.add_argument("--date", metavar="DAY", type=date.fromisoformat, help="freeze today's date, as 2024-07-26")
     preview.add_argument("--generation-prompt", action="store_true", help="end with the assistant's header")
     add_json(preview)
 
@@ -120,8 +122,9 @@ def _seed(text: str) -> int:
 
 
 def _preview(options) -> None:
-    from sft import models
-    from sft.chat_format import ChatFormat, to_json
+    from sft import doctor, models
+    from sft.chat_format import ChatFormat
+    from sft.layout import frozen
     from sft.messages import parse_conversation
 
     conversation = parse_conversation(_read_json(options.messages))
@@ -131,14 +134,17 @@ def _preview(options) -> None:
     else:
         tokenizer = models.load_tokenizer(models.locate(options.model, _to_stderr, weights=False))
         chat_format = ChatFormat.of(tokenizer, kwargs)
+    if options.date:
+        chat_format = replace(chat_format, chat_template=frozen(chat_format.chat_template, options.date))
     rendered = chat_format.render(conversation.messages, conversation.tools, options.generation_prompt)
+    findings = doctor.examine(chat_format, conversation.messages, conversation.tools, rendered)
     if options.json:
-        _print_json(to_json(rendered))
+        _print_json(doctor.to_json(rendered, findings))
         return
     print(_marked(rendered.text, rendered.assistant_spans))
     if rendered.token_ids is not None:
         print(f"\n{len(rendered.token_ids)} tokens, {sum(rendered.assistant_mask)} trained on (between ⟦ and ⟧)")
-    for finding in rendered.findings:
+    for finding in findings:
         print(f"{finding.level}: {finding.message}\n  → {finding.remedy}")
 
 

@@ -34,7 +34,12 @@ class DataError(UserError):
 
 
 class TemplateError(UserError):
-    pass
+    """`reason` is what the template itself said, `line` that of its source, counted from 1, where it is known."""
+
+    def __init__(self, message: str, hint: str = "", line: int | None = None, reason: str = ""):
+        super().__init__(message, hint)
+        self.line = line
+        self.reason = reason or message
 
 
 class ConfigError(UserError):

@@ -4,13 +4,17 @@ import dataclasses
 import json
 
 import pytest
+from tiny_models import tiny_tokenizer
 
-from sft.chat_format import ChatFormat
+from sft import doctor
+from sft.chat_format import ChatFormat, preset
 from sft.check import Verdict
 from sft.config import TrainConfig
+from sft.doctor import Finding
 from sft.errors import DataError, RunError, UserError
+from sft.mismatch import mismatch
 from sft.runs import create_run
-from sft.ui import arrived, chat, paint, preview, readiness, tune, visitors, watch
+from sft.ui import arrived, chat, inputs, paint, preview, readiness, tune, versus, views, visitors, watch
 
 NASTY = '<img src=x onerror="alert(1)">${alert(2)}`'
 CONFIG = TrainConfig.from_dict({"dataset": "examples/support-json.jsonl", "max_steps": 4})
@@ -23,13 +27,17 @@ def runs(tmp_path, monkeypatch):
 
 
 def test_what_a_person_wrote_is_never_markup(chatml: ChatFormat, runs):
-    rendered = chatml.render([{"role": "user", "content": NASTY}, {"role": "assistant", "content": NASTY}])
+    talk = [{"role": "user", "content": NASTY}, {"role": "assistant", "content": NASTY}]
+    rendered = chatml.render(talk)
+    found = [Finding("error", "code", NASTY, NASTY, 0, 5, 0), *doctor.examine(chatml, talk, None, rendered)]
     run = create_run(CONFIG, runs, "one")
     run.log_file.write_text(NASTY)
     run.append_event("warning", message=NASTY)
     run.set_status("failed", message=NASTY)
     for html in (
-        paint.text_view(rendered), paint.token_view(rendered), paint.findings(rendered),
+        views.views(rendered, found), views.findings(found), views.prompt(rendered.prompt, chatml),
+        versus.comparison([chatml, chatml], [rendered, rendered]),
+        versus.what_if(mismatch(chatml, chatml, talk)),
         paint.problem(NASTY, NASTY, NASTY),
         paint.verdict(Verdict(NASTY, "wrong", problems=(NASTY,))), paint.run_card(run), paint.empty(NASTY),
     ):  # fmt: skip
@@ -39,13 +47,14 @@ def test_what_a_person_wrote_is_never_markup(chatml: ChatFormat, runs):
 
 def test_text_and_tokens_show_every_character(chatml: ChatFormat):
     rendered = chatml.render([{"role": "user", "content": "a b\tc\n日🎉"}])
-    text = paint.text_view(rendered)
+    text, _, tokens = views.views(rendered, []).partition("<h3>Tokens")
     for seen in ("·", "⇥", "↵", "日", "🎉"):
         assert seen in text
-    tokens = paint.token_view(rendered)
+    tokens = tokens.partition("<h3>Loss mask")[0]
     assert tokens.count('class="token ') == len(rendered.token_ids)
     for token_id in rendered.token_ids:
         assert f"<small>{token_id}</small>" in tokens
+    assert "⟨F0⟩</b>" in tokens  # the first of the four bytes of the emoji, which the tokenizer takes one by one
 
 
 def test_a_visitor_sees_and_touches_no_run_of_another(runs):
@@ -66,12 +75,12 @@ def test_a_visitor_sees_and_touches_no_run_of_another(runs):
 
 
 def test_strangers_on_a_space_name_no_folder_of_the_machine(monkeypatch, tmp_path):
-    preview.guard_model(str(tmp_path))
+    inputs.guard_model(str(tmp_path))
     monkeypatch.setenv("SPACE_ID", "someone/space")
-    preview.guard_model("HuggingFaceTB/SmolLM2-135M")
+    inputs.guard_model("HuggingFaceTB/SmolLM2-135M")
     for name in (str(tmp_path), "./runs", "~/models", "examples", " /etc", "sft/ui"):
         with pytest.raises(UserError, match="names a folder"):
-            preview.guard_model(name)
+            inputs.guard_model(name)
 
 
 def test_settings_become_the_config_of_the_run(runs):
@@ -134,22 +143,13 @@ def test_the_examples_of_the_preview_are_conversations():
 def test_tools_are_shown_as_they_are_trained_on(write_rows, tmp_path, monkeypatch):
     tools = [{"type": "function", "function": {"name": "weather"}}]
     row = {"messages": preview.EXAMPLES["One question"], "tools": tools}
-    monkeypatch.setitem(preview.DATA, "tooled", write_rows([row, {**row, "messages": []}]))
+    monkeypatch.setitem(inputs.DATA, "tooled", write_rows([row, {**row, "messages": []}]))
     conversation = preview._example("data: tooled", 1)
     assert conversation["tools"]
     assert json.loads(preview._dump(conversation)) == conversation
-    seen = []
-
-    class Format:
-        origin = chat_template = ""
-
-        def render(self, messages, tools, add_generation_prompt):
-            seen.append(tools)
-            raise UserError("enough")
-
-    monkeypatch.setattr(preview, "format_of", lambda model: Format())
-    preview.show("any", conversation, False)
-    assert seen == [conversation["tools"]]
+    telling = ChatFormat.of(tiny_tokenizer("{{ tools | tojson }}" + preset("chatml")))
+    monkeypatch.setattr(preview, "changed_format", lambda *about: telling)
+    assert "weather" in preview.show("any", None, "", "", conversation, False)[0]
     with pytest.raises(DataError, match="line 2 cannot be used"):
         preview._example("data: tooled", 2)
 
@@ -189,7 +189,7 @@ def test_a_stored_owner_that_is_no_token_is_replaced(runs, monkeypatch, stored):
 def ready(monkeypatch):
     """A Readiness of the test's own, whose default is not the embedded model."""
     fresh = readiness.Readiness()
-    for user in ("sft.ui.READINESS", "sft.ui.preview.READINESS"):
+    for user in ("sft.ui.READINESS", "sft.ui.inputs.READINESS", "sft.ui.preview.READINESS"):
         monkeypatch.setattr(user, fresh)
     monkeypatch.setattr(readiness.models, "default_model", lambda: ("some/model", "It is there."))
     monkeypatch.setattr(readiness.models, "load_tokenizer", lambda folder: None)
@@ -215,14 +215,14 @@ def test_a_defect_while_preparing_is_told_and_holds_up_no_other_model(ready, mon
         raise ZeroDivisionError("by <b>zero")
 
     monkeypatch.setattr(readiness.models, "locate", locate)
-    monkeypatch.setattr(preview, "_format_of", lambda model, stamp: model)
+    monkeypatch.setattr(inputs, "_format_of", lambda model, stamp: model)
     with pytest.raises(UserError, match="being prepared"):
-        preview.format_of("some/model")
+        inputs.format_of("some/model")
     ready.model = "some/model"
-    assert preview.format_of("embedded") == "embedded"
+    assert inputs.format_of("embedded") == "embedded"
     ready._work()
     assert "ZeroDivisionError: by &lt;b&gt;zero" in ready.banner()
-    assert preview.format_of("some/model") == "some/model"
+    assert inputs.format_of("some/model") == "some/model"
 
 
 def test_a_model_that_the_visitor_picked_meanwhile_stays(ready):
@@ -239,14 +239,14 @@ def test_a_model_that_the_visitor_picked_meanwhile_stays(ready):
 @pytest.mark.parametrize("name", [None, "", "  ", 7])
 def test_no_model_is_told_in_words(name):
     with pytest.raises(UserError, match="No model is chosen"):
-        preview.guard_model(name)
+        inputs.guard_model(name)
 
 
 @pytest.mark.parametrize("name", ["x" * 5000, "a/" * 3000])
 def test_a_name_that_is_far_too_long_is_told_in_words(monkeypatch, name):
     monkeypatch.setenv("SPACE_ID", "someone/space")
     with pytest.raises(UserError, match="cannot be a name"):
-        preview.guard_model(name)
+        inputs.guard_model(name)
     with pytest.raises(UserError, match="cannot be a name"):
         tune.make_config("embedded", {}, "Hub", None, None, name, "", "")
 

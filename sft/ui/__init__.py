@@ -46,6 +46,7 @@ def launch_options() -> dict:
     return {
         "theme": theme(),
         "css": (_HERE / "page.css").read_text(encoding="utf-8"),
+        "head": f"<script>{(_HERE / 'page.js').read_text(encoding='utf-8')}</script>",
         "ssr_mode": False,
         "run_history": False,
         "enable_monitoring": False,
@@ -104,7 +105,10 @@ def _wire(demo, tabs, owner_st, browser_bs, banner_html, ready_timer, preview_pa
     ready_timer.tick(
         watch, model_dds, [banner_html, ready_timer, *model_dds], queue=False, **_QUIET
     ).then(
-        _when_ready(preview_parts["show"]), preview_parts["view_inputs"], preview_parts["views"], **_QUIET
+        _when_ready(preview_parts["show"], 5), preview_parts["view_inputs"], preview_parts["views"], **_QUIET
+    ).then(
+        _when_ready(preview_parts["choose_template"], 3), preview_parts["template_inputs"],
+        preview_parts["template_outputs"], **_QUIET,
     )  # fmt: skip
     run_dd.change(remember, [owner_st, run_dd], browser_bs, **_QUIET)
     tune_parts["chat_btn"].click(to_chat, [owner_st, run_dd], [tabs, chat_dd], **_QUIET)
@@ -134,11 +138,11 @@ def _rows_when_ready(*inputs):
     return paint.empty("The model is being prepared. Press “Look at the rows” when it is ready."), gr.skip()
 
 
-def _when_ready(show):
-    """Shows the views once the model is there; before that there is nothing to show."""
+def _when_ready(show, outputs: int):
+    """Shows once the model is there; before that there is nothing to show."""
 
     def shown(*inputs):
-        return show(*inputs) if READINESS.ready else (gr.skip(),) * 6
+        return show(*inputs) if READINESS.ready else (gr.skip(),) * outputs
 
     return shown
 

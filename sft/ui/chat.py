@@ -10,7 +10,7 @@ from sft.data import conversations, load_split
 from sft.errors import UserError
 from sft.tables import read_table
 from sft.ui import paint
-from sft.ui.preview import guard_model
+from sft.ui.inputs import guard_model
 from sft.ui.visitors import run_of, runs_of
 
 _QUIET = {"show_progress": "hidden", "api_visibility": "private"}

@@ -1,15 +1,12 @@
-"""Paints a Rendered, a run and a row's verdict as HTML. Everything that a person wrote is escaped."""
+"""Paints a run, a row's verdict and what goes wrong as HTML. Everything that a person wrote is escaped."""
 
 import html
 import time
-from itertools import pairwise
 
-from sft.chat_format import Rendered, Span
 from sft.check import Verdict
 from sft.runs import Run, Status
 
 _VISIBLE = {"\n": '<i class="ws">↵</i>\n', "\t": '<i class="ws">⇥</i>\t', " ": '<i class="ws">·</i>'}
-_TOKENS_SHOWN = 4000
 
 
 def escape(text: str) -> str:
@@ -19,79 +16,6 @@ def escape(text: str) -> str:
 def visible(text: str) -> str:
     """Escaped text in which spaces, tabs and line breaks are seen."""
     return "".join(_VISIBLE.get(character, html.escape(character)) for character in text)
-
-
-def legend(rendered: Rendered) -> str:
-    """Token counts and what the colours mean."""
-    roles = dict.fromkeys(span.role for span in rendered.spans)
-    chips = "".join(f'<span class="chip role-{role}">{role}</span>' for role in roles)
-    tokens = ""
-    if rendered.token_ids is not None:
-        tokens = (
-            f"<strong>{len(rendered.token_ids)}</strong> tokens, "
-            f"<strong>{sum(rendered.assistant_mask)}</strong> trained on"
-        )
-    return (
-        f'<div class="legend"><span class="counts">{tokens}</span>{chips}'
-        '<span class="chip role-template">added by the template</span>'
-        '<span class="chip trained">underlined: trained on</span></div>'
-    )
-
-
-def text_view(rendered: Rendered) -> str:
-    """The text in pieces, each of one role, with the trained part underlined."""
-    edges = {0, len(rendered.text)}
-    for span in rendered.spans:
-        edges |= {span.start, span.end}
-    for start, end in rendered.assistant_spans:
-        edges |= {start, end}
-    cuts = sorted(edges)
-    pieces = []
-    for start, end in pairwise(cuts):
-        role = _role_at(rendered.spans, start)
-        trained = any(a <= start < b for a, b in rendered.assistant_spans)
-        label = "the template" if role == "template" else role
-        about = f"from {label}, {'trained on' if trained else 'read only'}"
-        pieces.append(
-            f'<span class="role-{role}{" trained" if trained else ""}" title="{about}">'
-            f"{visible(rendered.text[start:end])}</span>"
-        )
-    return f'<div class="text-view" tabindex="0" role="region" aria-label="Rendered text">{"".join(pieces)}</div>'
-
-
-def _role_at(spans: list[Span], at: int) -> str:
-    return next((span.role for span in spans if span.start <= at < span.end), "template")
-
-
-def token_view(rendered: Rendered) -> str:
-    """A chip for each token, with its id; trained ones are underlined."""
-    if rendered.token_ids is None:
-        return '<p class="empty">Without a tokenizer there are no tokens.</p>'
-    chips = []
-    rows = zip(
-        rendered.token_ids, rendered.tokens, rendered.offsets, rendered.roles, rendered.assistant_mask, strict=True
-    )
-    for at, (token_id, token, (start, end), role, trained) in enumerate(rows):
-        if at == _TOKENS_SHOWN:
-            chips.append(f'<p class="empty">… and {len(rendered.token_ids) - at} more tokens</p>')
-            break
-        piece = visible(rendered.text[start:end]).replace("\n", "") or escape(token)
-        chips.append(
-            f'<span class="token role-{role}{" trained" if trained else ""}">'
-            f"<b>{piece}</b><small>{token_id}</small></span>"
-        )
-    return f'<div class="token-view" tabindex="0" role="region" aria-label="Tokens">{"".join(chips)}</div>'
-
-
-def findings(rendered: Rendered) -> str:
-    if not rendered.findings:
-        return ""
-    items = "".join(
-        f'<li class="finding {item.level}"><b>{item.level}</b> {escape(item.message)}<br>'
-        f"<span>{escape(item.remedy)}</span></li>"
-        for item in rendered.findings
-    )
-    return f'<ul class="findings">{items}</ul>'
 
 
 def problem(title: str, text: str, hint: str = "") -> str:

@@ -13,7 +13,7 @@ from pathlib import Path
 import gradio as gr
 import pandas as pd
 
-from sft import launch, models
+from sft import doctor, launch, models
 from sft.check import Summary, check_row
 from sft.config import TrainConfig, read_yaml
 from sft.data import conversations
@@ -21,8 +21,8 @@ from sft.errors import DataError, UserError
 from sft.runs import Run, Status, runs_dir
 from sft.shapes import shape_of
 from sft.tables import Table, read_table
-from sft.ui import paint
-from sft.ui.preview import DATA, format_of, guard_model, is_path, stamp, user_errors
+from sft.ui import paint, views
+from sft.ui.inputs import DATA, format_of, guard_model, is_path, stamp, user_errors
 from sft.ui.visitors import check_owner, run_of, runs_of
 
 CHECKED = 1000  # rows that the summary looks at; more would hold the page
@@ -233,8 +233,9 @@ def _row(row, chat_format, max_length: int) -> str:
     verdict = paint.verdict(check_row(row, chat_format, max_length))
     if row.conversation is None:
         return verdict
-    rendered = chat_format.render(row.conversation.messages, row.conversation.tools)
-    return verdict + paint.legend(rendered) + paint.text_view(rendered)
+    asked = row.conversation.messages, row.conversation.tools
+    rendered = chat_format.render(*asked)
+    return verdict + views.views(rendered, doctor.examine(chat_format, *asked, rendered, max_length))
 
 
 # ---- runs ----

@@ -1,0 +1,189 @@
+"""Messages → text by a chat template, and which characters of it are trained on. By rendering alone.
+
+Knows nothing about tokens. `lay_out` is a function of plain data that gives plain data, so that it can run in the
+sandbox's process as well as here.
+"""
+
+import json
+import re
+import threading
+from contextlib import nullcontext
+from dataclasses import dataclass
+from datetime import date
+from functools import lru_cache
+
+from sft.errors import TemplateError
+
+_MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
+_COMMENT = re.compile(r"\{#.*?#\}", re.DOTALL)
+# transformers tracks `{% generation %}` on the compiled template itself, so two threads must not render at once.
+_rendering = threading.Lock()
+_CLOCK = re.compile(r"""strftime_now\(\s*(?P<quote>['"])(?P<format>.*?)(?P=quote)\s*\)""")
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A rendered text and the characters `[start, end)` that are trained on.
+
+    `unsure` are the indices of assistant messages whose turn could not be told apart, so it is not trained on.
+    """
+
+    text: str
+    assistant_spans: list[tuple[int, int]]
+    unsure: list[int]
+
+
+def has_marks(template: str) -> bool:
+    """Whether the template says itself, by `{% generation %}`, what the assistant writes."""
+    return bool(_MARK.search(_COMMENT.sub("", template)))
+
+
+def render_text(
+    template: str,
+    variables: dict,
+    messages: list[dict],
+    tools: list[dict] | None = None,
+    add_generation_prompt: bool = False,
+) -> str:
+    """The text that transformers' `apply_chat_template` gives.
+
+    Raises TemplateError where the template does not render.
+    """
+    return _render(template, variables, messages, tools, add_generation_prompt, marks=False)[0]
+
+
+def lay_out(
+    template: str,
+    variables: dict,
+    messages: list[dict],
+    tools: list[dict] | None = None,
+    add_generation_prompt: bool = False,
+) -> Layout:
+    """The text and what of it is trained on.
+
+    Where the template has `{% generation %}` marks they decide. Otherwise a turn is what the conversation up to and
+    including it has more than the prompt that asked for it. That holds only where the prompt begins the text, and
+    where the turn stands in the text as it stood when it was the last; a turn for which it does not hold is left out
+    rather than guessed.
+    """
+    if has_marks(template):
+        text, spans = _render(template, variables, messages, tools, add_generation_prompt, marks=True)
+        return Layout(text, spans, [])
+    text = render_text(template, variables, messages, tools, add_generation_prompt)
+    spans, unsure = [], []
+    for index, message in enumerate(messages):
+        if message["role"] == "assistant":
+            span = _turn(template, variables, messages[: index + 1], tools, text)
+            spans += [span] if span else []
+            unsure += [] if span else [index]
+    return Layout(text, spans, unsure)
+
+
+def _turn(template, variables, messages, tools, text) -> tuple[int, int] | None:
+    """The span of the last of `messages` in `text`, or None where it is not certain."""
+    try:
+        asked = render_text(template, variables, messages[:-1], tools, True)
+        if not text.startswith(asked):
+            return None
+        answered = render_text(template, variables, messages, tools)
+        if not text.startswith(answered) or _always_prompts(template, json.dumps(variables, sort_keys=True)):
+            # A conversation may end in more, or in something else, than a turn does. What stands before the next
+            # generation prompt is the turn. A template that always adds one has nothing else to say of no messages.
+            opening = generation_prompt(template, variables) or render_text(template, variables, [], tools)
+            prompted = render_text(template, variables, messages, tools, True)
+            answered = prompted.removesuffix(opening) if opening and prompted.endswith(opening) else ""
+    except TemplateError:
+        return None
+    certain = answered.startswith(asked) and text.startswith(answered) and len(answered) > len(asked)
+    return (len(asked), len(answered)) if certain else None
+
+
+def generation_prompt(template: str, variables: dict) -> str | None:
+    """What `add_generation_prompt` adds after a user's message; None where that cannot be told."""
+    return _generation_prompt(template, json.dumps(variables, sort_keys=True))
+
+
+@lru_cache(maxsize=64)
+def _generation_prompt(template: str, variables: str) -> str | None:
+    user = [{"role": "user", "content": "a"}]
+    for changed in ({}, {"eos_token": ""}):  # some templates end a conversation, but no prompt, in this token
+        settings = {**json.loads(variables), **changed}
+        try:
+            closed, asked = (render_text(template, settings, user, None, prompted) for prompted in (False, True))
+        except TemplateError:
+            break
+        if asked.startswith(closed):
+            return asked.removeprefix(closed)
+    return None
+
+
+@lru_cache(maxsize=64)
+def _always_prompts(template: str, variables: str) -> bool:
+    """Whether every conversation ends in a generation prompt, one that ends in a reply too."""
+    if _generation_prompt(template, variables) != "":
+        return False
+    user, assistant = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
+    try:
+        ended, goes_on = (
+            render_text(template, json.loads(variables), talk) for talk in ([user, assistant], [user, assistant, user])
+        )
+    except TemplateError:
+        return False
+    return not goes_on.startswith(ended)
+
+
+def _render(template, variables, messages, tools, add_generation_prompt, marks) -> tuple[str, list[tuple[int, int]]]:
+    """The text, and the characters inside `{% generation %}` marks."""
+    from jinja2 import TemplateError as JinjaError
+    from transformers.utils.chat_template_utils import render_jinja_template
+
+    # as apply_chat_template does: templates tell a missing key from one that is there
+    messages = [{key: value for key, value in message.items() if value is not None} for message in messages]
+    try:
+        with _rendering if has_marks(template) else nullcontext():
+            texts, spans = render_jinja_template(
+                [messages],
+                tools=tools,
+                chat_template=template,
+                return_assistant_tokens_mask=marks,
+                add_generation_prompt=add_generation_prompt,
+                **variables,
+            )
+        texts[0].encode()  # a template can write half a character, which no tokenizer takes
+    except (
+        JinjaError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        LookupError,
+        ArithmeticError,
+        RuntimeError,
+        AssertionError,
+        MemoryError,
+        SyntaxError,  # of the Python that jinja2 makes of the template: a `break` outside a loop, 21 loops in a row
+    ) as error:
+        raise _explained(error) from None
+    return texts[0], [tuple(span) for span in spans[0]] if spans else []
+
+
+def _explained(error: Exception) -> TemplateError:
+    """What a template did wrong, and in which of its lines."""
+    line = None if isinstance(error, SyntaxError) else getattr(error, "lineno", None)
+    frame = error.__traceback__
+    while frame:  # jinja2 gives the frames of a template's code the lines of its source
+        line = frame.tb_lineno if frame.tb_frame.f_code.co_filename == "<template>" else line
+        frame = frame.tb_next
+    where = f", line {line}" if line else ""
+    said = error.msg if isinstance(error, SyntaxError) else str(error)  # without the line of jinja2's Python
+    reason = said or {MemoryError: "it needs too much memory"}.get(type(error), type(error).__name__)
+    return TemplateError(
+        f"The chat template does not render this conversation{where}: {reason}",
+        "Change the conversation to what the template allows, or choose another template.",
+        line,
+        reason,
+    )
+
+
+def frozen(template: str, day: date) -> str:
+    """The template with `day` written in where it would ask for today's date, so that it renders alike tomorrow."""
+    return _CLOCK.sub(lambda call: json.dumps(day.strftime(call["format"]), ensure_ascii=False), template)

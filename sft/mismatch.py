@@ -1,0 +1,58 @@
+"""What happens to a model that is tuned with one chat format and chatted with another: the wrong template, foretold."""
+
+from dataclasses import dataclass
+
+from sft.chat_format import ChatFormat
+from sft.origins import first_difference
+
+
+@dataclass(frozen=True)
+class Mismatch:
+    """`training` is what tuning sees, `prompt` what chat sends; they part at character `parts_at`, None if they agree.
+
+    `writes` is the end of turn that tuning teaches, `awaits` the stop tokens at which chat ends a reply; the reply
+    `stops` if the one is among the other. Both are None or empty without a tokenizer.
+    """
+
+    training: str
+    prompt: str
+    parts_at: int | None
+    writes: str | None
+    awaits: list[str]
+    stops: bool
+
+    @property
+    def harmless(self) -> bool:
+        return self.parts_at is None and self.stops
+
+    def said(self) -> list[str]:
+        """What will happen, in words."""
+        asked = (
+            "Chat asks just as tuning taught."
+            if self.parts_at is None
+            else f"Chat asks with {_shown(self.prompt[self.parts_at :])} where tuning taught "
+            f"{_shown(self.training[self.parts_at :])}: the model is asked in a way that it never saw."
+        )
+        if self.stops:
+            return [asked, f"The reply ends: the model writes {self.writes}, and chat stops there."]
+        awaited = " or ".join(self.awaits) or "nothing that a turn ends in"
+        learned = f"The model learned to end with {self.writes}" if self.writes else "The model learned no end"
+        return [asked, f"The reply does not end: {learned[0].lower()}{learned[1:]}, and chat waits for {awaited}."]
+
+
+def mismatch(tuned: ChatFormat, chatted: ChatFormat, messages: list[dict], tools: list[dict] | None = None) -> Mismatch:
+    """Foretells it for one conversation that ends in a reply, or is given one. Raises TemplateError."""
+    learned = tuned.render(messages, tools)
+    asked = chatted.render(messages, tools).prompt
+    training = learned.prompt.training if learned.prompt else learned.text
+    prompt = asked.text if asked else ""
+    parts_at = None if training.startswith(prompt) else first_difference(prompt, training)
+    if tuned.tokenizer is None:
+        return Mismatch(training, prompt, parts_at, None, [], False)
+    named, ends, awaits = tuned.tokenizer.convert_ids_to_tokens, tuned.end_of_turn_ids, chatted.stop_token_ids
+    writes = named(ends[0]) if ends else None
+    return Mismatch(training, prompt, parts_at, writes, named(awaits), bool(set(ends) & set(awaits)))
+
+
+def _shown(text: str) -> str:
+    return f"“{text[:60]}{'…' if len(text) > 60 else ''}”" if text else "nothing"

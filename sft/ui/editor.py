@@ -1,0 +1,78 @@
+"""The message editor: a role and a text field for each message, and the ways to change their number and order."""
+
+from collections.abc import Callable
+
+import gradio as gr
+
+from sft.messages import ROLES
+
+_QUIET = {"show_progress": "hidden", "api_visibility": "private"}
+
+
+def build(demo: gr.Blocks, conversation_st: gr.State, shape_st: gr.State, live: Callable) -> None:
+    """Draws the messages of `conversation_st`, anew only when `shape_st` says that messages came, went or moved.
+
+    `live(trigger, change, inputs)` wires a change that leaves the editor as it is: `change(*inputs, conversation)`
+    gives the new conversation, and the views follow in the same round trip.
+    """
+
+    @gr.render([conversation_st, shape_st], [demo.load, shape_st.change], show_progress="hidden")
+    def draw(conversation, shape):
+        messages = conversation["messages"]
+        for index, message in enumerate(messages):
+            with gr.Group(elem_classes=f"turn role-{message['role']} m-{index}"):
+                with gr.Row(equal_height=True):
+                    role_dd = gr.Dropdown(
+                        ROLES, value=message["role"], label=f"Role of message {index}", interactive=True,
+                        show_label=False, container=False, min_width=130, scale=3,
+                    )  # fmt: skip
+                    up_btn = gr.Button("↑", size="sm", min_width=36, elem_id=f"up-{index}", interactive=index > 0)
+                    down_btn = gr.Button("↓", size="sm", min_width=36, interactive=index < len(messages) - 1)
+                    remove_btn = gr.Button("✕", size="sm", min_width=36, elem_id=f"remove-{index}")
+                content_tb = gr.Textbox(
+                    message.get("content") or "", lines=1, max_lines=12, label=f"Content of message {index}",
+                    show_label=False, container=False, elem_id=f"content-{index}", interactive=True,
+                )  # fmt: skip
+            # .input tells of keys that write, but not of pasting and deleting; those show when the field is left.
+            for changed in (content_tb.input, content_tb.blur):
+                live(changed, _write("content", index), [content_tb])
+            live(role_dd.input, _write("role", index), [role_dd])
+            state = [conversation_st, shape_st]
+            up_btn.click(_move(index, -1), state, state, **_QUIET)
+            down_btn.click(_move(index, 1), state, state, **_QUIET)
+            remove_btn.click(_remove(index), state, state, **_QUIET)
+
+
+def _write(key: str, index: int) -> Callable:
+    def written(value, conversation):
+        messages = list(conversation["messages"])
+        if index >= len(messages) or (messages[index].get(key) or "") == value:
+            return None
+        messages[index] = {**messages[index], key: value}
+        return {**conversation, "messages": messages}
+
+    return written
+
+
+def _move(index: int, by: int) -> Callable:
+    def moved(conversation, shape):
+        messages = list(conversation["messages"])
+        messages.insert(index + by, messages.pop(index))
+        return {**conversation, "messages": messages}, shape + 1
+
+    return moved
+
+
+def _remove(index: int) -> Callable:
+    def removed(conversation, shape):
+        messages = conversation["messages"]
+        return {**conversation, "messages": messages[:index] + messages[index + 1 :]}, shape + 1
+
+    return removed
+
+
+def add_message(conversation: dict, shape: int) -> tuple[dict, int]:
+    """A message more, of the role whose turn it is."""
+    messages = conversation["messages"]
+    role = "assistant" if messages and messages[-1]["role"] == "user" else "user"
+    return {**conversation, "messages": [*messages, {"role": role, "content": ""}]}, shape + 1

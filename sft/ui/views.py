@@ -1,0 +1,271 @@
+"""Paints what a model reads of a conversation: text, tokens, loss mask, the prompt of chat, findings, role matrix.
+
+Everything carries the number of its message (`data-m`) and the findings about it (`data-f`); page.js lights what
+belongs together. Colour is never the only sign: the template's text is hatched, trained text underlined, tokens framed.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby, pairwise
+
+from sft.chat_format import TEMPLATE, Rendered
+from sft.doctor import Finding
+from sft.origins import Prompt
+from sft.traits import Traits
+from sft.ui.paint import escape, visible
+
+TOKENS_SHOWN = 4000
+_SIGNS = {"error": "✖", "warning": "▲", "note": "●"}
+_VERDICTS = {"yes": "✓ yes", "in part": "◐ in part", "no": "✗ left out", "refused": "⛔ refused"}
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """Characters `[start, end)` that have all of this in common."""
+
+    start: int
+    end: int
+    role: str
+    trained: bool
+    message: int | None
+    findings: tuple[int, ...]
+
+
+def views(rendered: Rendered, findings: list[Finding]) -> str:
+    """Text, tokens and loss mask, one above the other."""
+    pieces = list(_pieces(rendered, findings))
+    return (
+        f'<div class="views">{_legend(rendered)}'
+        f"{_panel('Text', 'what the model reads', _text(rendered, pieces))}"
+        f"{_panel('Tokens', 'as it reads it', _tokens(rendered, pieces))}"
+        f"{_panel('Loss mask', 'what it learns to write', _mask(rendered, pieces))}</div>"
+    )
+
+
+def _panel(title: str, about: str, inside: str) -> str:
+    return (
+        f'<section class="panel"><h3>{title} <small>{about}</small></h3>'
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{title}: {about}">{inside}</div></section>'
+    )
+
+
+def _legend(rendered: Rendered) -> str:
+    roles = dict.fromkeys(span.role for span in rendered.spans)
+    chips = "".join(f'<span class="chip role-{role}">{role}</span>' for role in roles)
+    counts = ""
+    if rendered.token_ids is not None:
+        counts = (
+            f"<strong>{len(rendered.token_ids):,}</strong> tokens, "
+            f"<strong>{sum(rendered.assistant_mask):,}</strong> trained on"
+        )
+    left_out = '<span class="chip"><del>left out</del></span>' if rendered.dropped else ""
+    return (
+        f'<div class="legend"><span class="counts">{counts}</span>{chips}'
+        '<span class="chip role-template">hatched: added by the template</span>'
+        f'<span class="chip trained">underlined: trained on</span>{left_out}</div>'
+    )
+
+
+def _pieces(rendered: Rendered, findings: list[Finding]) -> Iterator[_Piece]:
+    """The text cut wherever anything about it changes."""
+    placed = [(number, item.start, item.end) for number, item in enumerate(findings) if item.start is not None]
+    edges = {0, len(rendered.text)}
+    for span in rendered.spans:
+        edges |= {span.start, span.end}
+    for start, end in rendered.assistant_spans:
+        edges |= {start, end}
+    for _, start, end in placed:
+        edges |= {start, end}
+    edges |= {each.at for each in rendered.dropped}
+    spans, turns = iter(rendered.spans), iter(rendered.assistant_spans)
+    span, turn, inside = next(spans, None), next(turns, None), None
+    for start, end in pairwise(sorted(edges)):
+        while span and start >= span.end:
+            span = next(spans, None)
+        while turn and start >= turn[1]:
+            turn, inside = next(turns, None), None
+        written = span is not None and span.start <= start
+        trained = turn is not None and turn[0] <= start
+        if trained and inside is None:  # the message of a turn is that of the words in it
+            inside = span.message if span and span.start < turn[1] else None
+        message = span.message if written else inside if trained else None
+        role = span.role if written else TEMPLATE
+        yield _Piece(start, end, role, trained, message, tuple(n for n, a, b in placed if a <= start < b))
+
+
+def _text(rendered: Rendered, pieces: list[_Piece]) -> str:
+    dropped = sorted(rendered.dropped, key=lambda each: each.at)
+    painted = []
+    for message, group in groupby(pieces, key=lambda piece: piece.message):
+        inside = []
+        for piece in group:
+            while dropped and dropped[0].at <= piece.start:
+                inside.append(_left_out(dropped.pop(0)))
+            found = f' data-f="{" ".join(map(str, piece.findings))}"' if piece.findings else ""
+            kinds = f"role-{piece.role}" + " trained" * piece.trained + " found" * bool(piece.findings)
+            inside.append(f'<span class="{kinds}"{found}>{visible(rendered.text[piece.start : piece.end])}</span>')
+        painted.append(_of_message(message, pieces, "".join(inside)))
+    painted += map(_left_out, dropped)
+    return f'<div class="text-view">{"".join(painted)}</div>'
+
+
+def _of_message(message: int | None, pieces: list[_Piece], inside: str) -> str:
+    if message is None:
+        return inside
+    role = next(piece.role for piece in pieces if piece.message == message and piece.role != TEMPLATE)
+    trained = any(piece.trained for piece in pieces if piece.message == message)
+    label = f"message {message}, {role}, {'trained on' if trained else 'read only'}"
+    return f'<span class="msg" data-m="{message}" tabindex="0" role="group" aria-label="{label}">{inside}</span>'
+
+
+def _left_out(each) -> str:
+    label = f"left out of message {each.message}, {each.role}"
+    return f'<del class="role-{each.role}" data-m="{each.message}" aria-label="{label}">{visible(each.text)}</del>'
+
+
+def _tokens(rendered: Rendered, pieces: list[_Piece]) -> str:
+    if rendered.token_ids is None:
+        return '<p class="empty">A template alone has no tokens; choose a model for them.</p>'
+    if not rendered.token_ids:
+        return '<p class="empty">No tokens.</p>'
+    messages = _at_each(rendered.offsets, pieces)
+    chips = [(messages[at], _chip(rendered, at)) for at in range(min(len(rendered.token_ids), TOKENS_SHOWN))]
+    groups = []
+    for message, group in groupby(chips, key=lambda chip: chip[0]):
+        mark = "" if message is None else f' data-m="{message}"'
+        groups.append(f'<span class="group"{mark}>{"".join(chip for _, chip in group)}</span>')
+    more = len(rendered.token_ids) - TOKENS_SHOWN
+    rest = f'<p class="empty">… and {more:,} more tokens</p>' if more > 0 else ""
+    return f'<div class="token-view">{"".join(groups)}{rest}</div>'
+
+
+def _at_each(offsets: list[tuple[int, int]], pieces: list[_Piece]) -> list[int | None]:
+    """The message of each token."""
+    found, waiting = [], iter(pieces)
+    piece = next(waiting, None)
+    for at, _ in offsets:
+        while piece and at >= piece.end:
+            piece = next(waiting, None)
+        found.append(piece.message if piece else None)
+    return found
+
+
+def _chip(rendered: Rendered, at: int) -> str:
+    token, (start, end) = rendered.tokens[at], rendered.offsets[at]
+    neighbours = rendered.offsets[max(at - 1, 0) : at] + rendered.offsets[at + 1 : at + 2]
+    shown = visible(rendered.text[start:end]).replace("\n", "")
+    kinds = f"token role-{rendered.roles[at]}" + " trained" * rendered.assistant_mask[at]
+    if (start, end) in neighbours:  # one of several tokens that make up one character
+        shown, kinds = escape(_bytes(token)), kinds + " bytes"
+    elif rendered.text[start:end] == token and token.startswith(("<", "[")) and len(token) > 2:
+        kinds += " special"
+    return f'<span class="{kinds}"><b>{shown or escape(token)}</b><small>{rendered.token_ids[at]}</small></span>'
+
+
+def _bytes(token: str) -> str:
+    """A part of a character as its bytes, such as ⟨F0 9F⟩; tokenizers write bytes as letters, or as <0xF0>."""
+    if token.startswith("<0x"):
+        return f"⟨{token[3:-1]}⟩"
+    return f"⟨{' '.join(f'{_LETTERS[letter]:02X}' for letter in token if letter in _LETTERS)}⟩"
+
+
+def _byte_letters() -> dict[str, int]:
+    """The letter that byte-level tokenizers write for each byte: its own where it prints, else one from 256 on."""
+    printing = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
+    others = [byte for byte in range(256) if byte not in printing]
+    return {chr(byte): byte for byte in printing} | {chr(256 + at): byte for at, byte in enumerate(others)}
+
+
+_LETTERS = _byte_letters()
+
+
+def _mask(rendered: Rendered, pieces: list[_Piece]) -> str:
+    """What is only read and what is learned, in turn, each with its length."""
+    if not any(piece.trained for piece in pieces):
+        return '<p class="empty">Nothing here is trained on: there is no assistant turn whose place is certain.</p>'
+    rows = []
+    for (trained, _), group in groupby(pieces, key=lambda piece: (piece.trained, piece.trained and piece.message)):
+        parts = list(group)
+        word, kind = ("learns", "trained") if trained else ("reads", "read")
+        length = _length(rendered, parts[0].start, parts[-1].end)
+        inside = "".join(_of_one(rendered, list(run)) for _, run in groupby(parts, key=lambda piece: piece.message))
+        rows.append(f'<li class="{kind}"><b>{word} {length}</b> <span>{inside}</span></li>')
+    return f'<ol class="mask-view">{"".join(rows)}</ol>'
+
+
+def _of_one(rendered: Rendered, parts: list[_Piece]) -> str:
+    mark = "" if parts[0].message is None else f' data-m="{parts[0].message}"'
+    return f"<span{mark}>{visible(rendered.text[parts[0].start : parts[-1].end])}</span>"
+
+
+def _length(rendered: Rendered, start: int, end: int) -> str:
+    if rendered.offsets is None:
+        return f"{end - start:,} characters"
+    count = sum(start <= at < end for at, _ in rendered.offsets)
+    return f"{count:,} token{'' if count == 1 else 's'}"
+
+
+# ---- what chat sends ----
+
+
+def prompt(given: Prompt | None, chat_format) -> str:
+    """The prompt of the last reply beside what training sees, and whether the one begins the other."""
+    if given is None:
+        return '<p class="empty">The template does not render a prompt for this conversation.</p>'
+    same = given.parts_at is None
+    kind = "goes-on" if same else "parts"
+    at = len(given.text) if same else given.parts_at
+    tokens = ""
+    if chat_format.tokenizer is not None:
+        tokens = f" {len(chat_format.tokenize(given.text)[0]):,} tokens."
+    verdict = (
+        f"<b>✓ The prompt begins the training text.</b>{tokens} What follows is what the model learns to write."
+        if same
+        else f"<b>✖ The prompt and the training text part here.</b>{tokens} Chat asks in a way that training never saw."
+    )
+    return (
+        f'<p class="{"good" if same else "bad"}">{verdict}</p><div class="pair">'
+        f"{_panel('Chat sends', 'ends in the generation prompt', _parted(given.text, at, kind))}"
+        f"{_panel('Training sees', 'goes on with the reply', _parted(given.training, at, kind))}</div>"
+    )
+
+
+def _parted(text: str, at: int, kind: str) -> str:
+    rest = f'<mark class="{kind}">{visible(text[at:]) or "▮"}</mark>'
+    return f'<div class="text-view"><span class="same">{visible(text[:at])}</span>{rest}</div>'
+
+
+# ---- the doctor ----
+
+
+def findings(found: list[Finding]) -> str:
+    """The findings as a list; each that has a place has a button that goes there."""
+    if not found:
+        return '<p class="good" role="status"><b>✓ The doctor finds nothing to say about this conversation.</b></p>'
+    counts = [(level, sum(item.level == level for item in found)) for level in _SIGNS]
+    said = ", ".join(f"{count} {level}{'' if count == 1 else 's'}" for level, count in counts if count)
+    items = "".join(_finding(number, item) for number, item in enumerate(found))
+    return f'<p class="found-counts" role="status">The doctor: {said}</p><ul class="findings">{items}</ul>'
+
+
+def _finding(number: int, item: Finding) -> str:
+    goes = item.start is not None or item.message_index is not None
+    message = "" if item.message_index is None else f' data-to-m="{item.message_index}"'
+    button = f'<button type="button" data-to-f="{number}"{message}>Show where</button>' if goes else ""
+    return (
+        f'<li class="finding {item.level}"><b><i aria-hidden="true">{_SIGNS[item.level]}</i> {item.level}</b> '
+        f"{escape(item.message)} <span>→ {escape(item.remedy)}</span> {button}</li>"
+    )
+
+
+def role_matrix(traits: Traits) -> str:
+    """What the template does with each kind of message."""
+    rows = "".join(
+        f'<tr class="v-{item.verdict.replace(" ", "-")}"><th scope="row">{escape(item.name)}</th>'
+        f"<td>{_VERDICTS[item.verdict]}</td><td>{escape(item.about)}</td></tr>"
+        for item in traits.abilities
+    )
+    return (
+        '<table class="matrix"><caption>Found by asking the template</caption><thead><tr><th scope="col">What</th>'
+        f'<th scope="col">Does it read it?</th><th scope="col">How</th></tr></thead><tbody>{rows}</tbody></table>'
+    )
