@@ -6,19 +6,22 @@ Reads what `ChatFormat.render` and `traits` found; renders nothing itself but fo
 import json
 import re
 from dataclasses import dataclass
-from datetime import date
+from datetime import datetime
 from pathlib import Path
 
 from sft.chat_format import ChatFormat, Rendered
 from sft.embeddings import untrained
 from sft.errors import TemplateError
 from sft.layout import frozen, lay_out, render_text
+from sft.origins import Dropped, first_difference
 from sft.traits import Traits
 
 LEVELS = ("error", "warning", "note")
 # What templates write as control tokens. A tokenizer that does not know one splits it into ordinary pieces.
 _MARKER = re.compile(r"<\|[^\s<>|]{1,40}\|>|<(?:start|end)_of_turn>|</?s>|\[/?INST\]")
 _SURELY_CONTROL = re.compile(r"<\|[^\s<>|]{1,40}\|>|<(?:start|end)_of_turn>")
+# Two moments that every form of a date or a time writes apart from its first character on.
+_MOMENTS = (datetime(1987, 2, 3, 4, 5, 6), datetime(2012, 11, 24, 17, 38, 49))
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,11 @@ def examine(
         *_padding(chat_format),
     ]
     return sorted(found, key=lambda finding: LEVELS.index(finding.level))
+
+
+def not_rendered(error: TemplateError) -> Finding:
+    """What there is to say where the template raises."""
+    return Finding("error", "does_not_render", error.message, error.hint)
 
 
 def to_json(rendered: Rendered, findings: list[Finding]) -> dict:
@@ -179,7 +187,7 @@ def _prompt(chat_format: ChatFormat, rendered: Rendered):
     if prompt is None:
         return
     if prompt.parts_at is not None:
-        here = prompt.training == rendered.text
+        here = prompt.training == rendered.text and prompt.parts_at < len(rendered.text)
         yield Finding(
             "error",
             "prompt_not_prefix",
@@ -198,8 +206,7 @@ def _prompt(chat_format: ChatFormat, rendered: Rendered):
             "The prompt and the training text are split into other tokens where the reply begins, so chat asks with "
             "tokens that training never saw there.",
             "Let the generation prompt end in a control token or a line break, not in a word or a space.",
-            at,
-            len(prompt.text),
+            *_shared(rendered, at, len(prompt.text)),
         )
     if prompt.text.endswith((" ", "\t")):
         yield Finding(
@@ -208,9 +215,13 @@ def _prompt(chat_format: ChatFormat, rendered: Rendered):
             "The prompt ends in white space. Tokens mostly begin with their space, so the reply begins with a token "
             "that is rare there.",
             "Take the white space from the end of the generation prompt.",
-            len(prompt.text.rstrip(" \t")),
-            len(prompt.text),
+            *_shared(rendered, len(prompt.text.rstrip(" \t")), len(prompt.text)),
         )
+
+
+def _shared(rendered: Rendered, start: int, end: int) -> tuple[int | None, int | None]:
+    """These characters of the prompt, where the rendered text has them too."""
+    return (start, end) if rendered.text.startswith(rendered.prompt.text[:end]) else (None, None)
 
 
 def _tokens_part(chat_format: ChatFormat, rendered: Rendered) -> int | None:
@@ -251,7 +262,7 @@ def _injected(about: Traits, messages: list[dict], rendered: Rendered):
 
 def _dropped(messages: list[dict], tools, rendered: Rendered):
     for each in rendered.dropped:
-        if not each.text.strip():
+        if not each.text.strip() or _written_again(each, rendered.text):
             continue
         whole = each.role == "system" and each.text == messages[each.message].get("content")
         yield Finding(
@@ -284,11 +295,17 @@ def _dropped(messages: list[dict], tools, rendered: Rendered):
         )
 
 
+def _written_again(each: Dropped, text: str) -> bool:
+    """Whether the template took these words out, as thinking is, and put the same there itself."""
+    return text.startswith(each.text, each.at) or text.endswith(each.text, 0, each.at)
+
+
 def _forged(chat_format: ChatFormat, messages: list[dict], rendered: Rendered):
     """Control tokens that somebody typed: the model reads them as if the template had written them."""
-    known = (
-        [str(token) for token in chat_format.tokenizer.added_tokens_decoder.values()] if chat_format.tokenizer else []
-    )
+    added = chat_format.tokenizer.added_tokens_decoder.values() if chat_format.tokenizer else []
+    template = chat_format.chat_template
+    # a token that is neither special nor written by the template may be a run of spaces, or an HTML tag
+    known = [str(token) for token in added if token.special or (str(token).strip() and str(token) in template)]
     known += [value for name, value in chat_format.variables.items() if name.endswith("_token") and value]
     pattern = re.compile("|".join(map(re.escape, sorted(known, key=len, reverse=True)))) if known else _SURELY_CONTROL
     for span in rendered.spans:
@@ -315,7 +332,9 @@ def _markers(chat_format: ChatFormat, rendered: Rendered):
         for match in _SURELY_CONTROL.finditer(rendered.text)
         if not any(span.start <= match.start() < span.end for span in rendered.spans)
     ]
-    first = {match[0]: match.span() for match in reversed(written)}
+    first = {}
+    for match in written:
+        first.setdefault(match[0], match.span())
     foreign = [name for name in first if name not in added]
     if foreign:
         yield Finding(
@@ -326,10 +345,9 @@ def _markers(chat_format: ChatFormat, rendered: Rendered):
             "Choose the model's own template, or a preset made for it.",
             *first[foreign[0]],
         )
-    folder = Path(chat_format.tokenizer.name_or_path or "")
-    idle = (
-        untrained(folder, [added[name] for name in first if name in added], added.values()) if folder.is_dir() else []
-    )
+    where = chat_format.tokenizer.name_or_path
+    kept_here = bool(where) and Path(where).is_dir()
+    idle = untrained(Path(where), [added[name] for name in first if name in added], added.values()) if kept_here else []
     if idle:
         names = [name for name in first if added.get(name) in idle]
         yield Finding(
@@ -347,11 +365,11 @@ def _day(chat_format: ChatFormat, messages, tools, rendered: Rendered):
     if "strftime_now" not in template:
         return
     texts = [
-        chat_format.run(render_text, frozen(template, date(year, 2, 3)), chat_format.variables, messages, tools)
-        for year in (2001, 2012)
+        chat_format.run(render_text, frozen(template, moment), chat_format.variables, messages, tools)
+        for moment in _MOMENTS
     ]
     if texts[0] != texts[1]:
-        at = next(at for at, (one, other) in enumerate(zip(*texts, strict=False)) if one != other)
+        at = first_difference(*texts)
         line = rendered.text[at:].partition("\n")[0]
         yield Finding(
             "note",

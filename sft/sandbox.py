@@ -2,8 +2,10 @@
 
 A first process, the seed, imports what rendering needs, some second of work, and renders nothing. It forks a worker in
 a few milliseconds when one is asked for. A worker serves one template, one call after the other, as long as it behaves;
-then it is killed. What comes from a worker is JSON and is checked: a template that breaks out of Jinja's sandbox stands
-in a process without the app's memory and its secrets, and cannot talk the app into anything but a wrong rendering.
+then it is killed.
+
+What comes from a worker is JSON and is checked, so that a template that breaks out of Jinja's sandbox gets no code into
+the app. It holds nothing of the app's memory and environment, but it runs as the same user and reads what they may.
 """
 
 import ctypes
@@ -200,6 +202,7 @@ class _Seed:
                 pid = 0
         if not pid:
             self._process.kill()
+            self._process.wait()  # so that the next call sees it dead
             raise RuntimeError("The sandbox's process does not start; what it said stands in the app's log.")
         return _Worker(self, pid, channel, template)
 
@@ -383,7 +386,7 @@ def _limit_time() -> None:
     import resource
 
     most = int(time.process_time() + 2 * SECONDS)
-    resource.setrlimit(resource.RLIMIT_CPU, (most, resource.RLIM_INFINITY))
+    resource.setrlimit(resource.RLIMIT_CPU, (most, resource.getrlimit(resource.RLIMIT_CPU)[1]))
 
 
 def _answer(request: bytes) -> bytes:

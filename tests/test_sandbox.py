@@ -33,7 +33,7 @@ UNMARKED = """{{ bos_token }}{% for message in messages %}<{{ message.role }}>{{
 {%- if tools %}{{ tools | tojson }}{% endif %}{% if add_generation_prompt %}<assistant>{% endif %}"""
 TEMPLATES = {path.stem: preset(path.stem) for path in PRESETS.glob("*.jinja")} | {
     "unmarked": UNMARKED,
-    "surrogate": "{{ '%c' | format(0xd800) }}" + UNMARKED,
+    "surrogate": "{{ raise_exception('%c' | format(0xd800)) }}",
     "refuses": "\n{{ raise_exception('nö') }}",
     "no template": "{% if %}",
 }
@@ -94,6 +94,18 @@ def outcome(run, function, *arguments):
 @pytest.fixture(autouse=True)
 def _warm():
     assert sandbox.run(render_text, "warm", {}, [USER]) == "warm"
+
+
+@pytest.fixture
+def pool(monkeypatch):
+    """A sandbox of the test's own, without a seed yet."""
+    own = sandbox._Pool()
+    monkeypatch.setattr(sandbox, "_pool", own)
+    yield own
+    while own._idle:
+        own._idle.pop().end()
+    if own._seed:
+        own._seed.close()
 
 
 @pytest.fixture
@@ -209,14 +221,12 @@ def test_a_dead_seed_is_replaced():
     assert not processes() & before
 
 
-def test_a_seed_that_does_not_start_is_told_and_tried_again(monkeypatch):
-    monkeypatch.setattr(sandbox, "_pool", sandbox._Pool())
+def test_a_seed_that_does_not_start_is_told_and_tried_again(pool, monkeypatch):
     with monkeypatch.context() as broken:
         broken.setattr(sys, "executable", "/bin/false")
         with pytest.raises(RuntimeError, match="does not start"):
             sandbox.run(render_text, "x", {}, [USER])
     assert sandbox.run(render_text, "x", {}, [USER]) == "x"
-    sandbox._pool._seed.close()
 
 
 def test_nothing_outlives_an_app_that_is_killed():
@@ -240,11 +250,10 @@ time.sleep(60)
     assert wait_for(lambda: all(map(gone, pids)), 1.5)  # sooner than a time limit would end it
 
 
-def test_no_secret_is_in_the_processes_and_their_hands_are_tied(monkeypatch):
+def test_no_secret_is_in_the_processes_and_their_hands_are_tied(pool, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     monkeypatch.setenv("TZ", "Asia/Tokyo")  # a template may ask for the day
     before = processes()
-    monkeypatch.setattr(sandbox, "_pool", sandbox._Pool())
     sandbox.run(lay_out, "x", {}, [USER])
     seed, worker = sorted(processes() - before)
     for pid in (seed, worker):
@@ -258,8 +267,8 @@ def test_no_secret_is_in_the_processes_and_their_hands_are_tied(monkeypatch):
         assert 0 < process.rlimit(psutil.RLIMIT_AS)[1] < 2 * 2**30
         assert 0 < process.rlimit(psutil.RLIMIT_CPU)[0] < 10
         assert os.getpgid(worker) == worker and os.getsid(seed) == seed
-    sandbox._pool._seed.close()
-    assert wait_for(lambda: not processes() & {seed, worker})
+    pool._seed.close()
+    assert wait_for(lambda: gone(seed) and gone(worker))
 
 
 class FakeSeed:
@@ -286,19 +295,20 @@ class FakeSeed:
     def end(self, pid):
         self.ended.append(pid)
 
+    def close(self):
+        pass
+
 
 GOOD = b'["value", {"text": "a", "assistant_spans": [[0, 1]], "unsure": []}]\n'
 
 
-def asked(monkeypatch, seed):
-    pool = sandbox._Pool()
+def asked(pool, seed):
     pool._seed = seed
-    monkeypatch.setattr(sandbox, "_pool", pool)
     return sandbox.run(lay_out, "x", {}, [USER])
 
 
-def test_a_good_answer_of_the_fake_is_taken(monkeypatch):  # else the next tests would prove nothing
-    assert asked(monkeypatch, FakeSeed(GOOD)).assistant_spans == [(0, 1)]
+def test_a_good_answer_of_the_fake_is_taken(pool):  # else the next tests would prove nothing
+    assert asked(pool, FakeSeed(GOOD)).assistant_spans == [(0, 1)]
 
 
 @pytest.mark.parametrize(
@@ -328,12 +338,12 @@ def test_a_good_answer_of_the_fake_is_taken(monkeypatch):  # else the next tests
     ],
     ids=repr,
 )
-def test_an_answer_that_makes_no_sense_ends_the_worker(monkeypatch, says):
+def test_an_answer_that_makes_no_sense_ends_the_worker(pool, says):
     seed = FakeSeed(says)
     with pytest.raises(TemplateError, match="makes no sense"):
-        asked(monkeypatch, seed)
+        asked(pool, seed)
     assert seed.ended == [7]
-    assert not sandbox._pool._idle
+    assert not pool._idle
 
 
 @pytest.mark.parametrize(
@@ -347,11 +357,11 @@ def test_an_answer_that_makes_no_sense_ends_the_worker(monkeypatch, says):
     ],
     ids=["half", "half, then dead", "dead", "flood", "too long"],
 )
-def test_an_answer_that_does_not_end_well_ends_the_worker(monkeypatch, says, then_ends, message):
+def test_an_answer_that_does_not_end_well_ends_the_worker(pool, monkeypatch, says, then_ends, message):
     monkeypatch.setattr(sandbox, "SECONDS", 0.5)
     seed = FakeSeed(says, then_ends)
     with pytest.raises(TemplateError, match=message):
-        asked(monkeypatch, seed)
+        asked(pool, seed)
     assert seed.ended == [7]
 
 

@@ -35,7 +35,7 @@ def test_what_a_person_wrote_is_never_markup(chatml: ChatFormat, runs):
     run.append_event("warning", message=NASTY)
     run.set_status("failed", message=NASTY)
     for html in (
-        views.views(rendered, found), views.findings(found), views.prompt(rendered.prompt, chatml),
+        views.views(rendered, found), views.findings(found), views.prompt(rendered),
         versus.comparison([chatml, chatml], [rendered, rendered]),
         versus.what_if(mismatch(chatml, chatml, talk)),
         paint.problem(NASTY, NASTY, NASTY),
@@ -54,7 +54,7 @@ def test_text_and_tokens_show_every_character(chatml: ChatFormat):
     assert tokens.count('class="token ') == len(rendered.token_ids)
     for token_id in rendered.token_ids:
         assert f"<small>{token_id}</small>" in tokens
-    assert "⟨F0⟩</b>" in tokens  # the first of the four bytes of the emoji, which the tokenizer takes one by one
+    assert "⟨F0⟩<small>" in tokens  # the first of the four bytes of the emoji, which the tokenizer takes one by one
 
 
 def test_a_visitor_sees_and_touches_no_run_of_another(runs):
@@ -149,7 +149,7 @@ def test_tools_are_shown_as_they_are_trained_on(write_rows, tmp_path, monkeypatc
     assert json.loads(preview._dump(conversation)) == conversation
     telling = ChatFormat.of(tiny_tokenizer("{{ tools | tojson }}" + preset("chatml")))
     monkeypatch.setattr(preview, "changed_format", lambda *about: telling)
-    assert "weather" in preview.show("any", None, "", "", conversation, False)[0]
+    assert "weather" in preview.show("any", None, "", "", None, conversation, False)[0]
     with pytest.raises(DataError, match="line 2 cannot be used"):
         preview._example("data: tooled", 2)
 

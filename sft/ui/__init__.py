@@ -105,7 +105,7 @@ def _wire(demo, tabs, owner_st, browser_bs, banner_html, ready_timer, preview_pa
     ready_timer.tick(
         watch, model_dds, [banner_html, ready_timer, *model_dds], queue=False, **_QUIET
     ).then(
-        _when_ready(preview_parts["show"], 5), preview_parts["view_inputs"], preview_parts["views"], **_QUIET
+        _when_ready(preview_parts["show"], 7), preview_parts["view_inputs"], preview_parts["views"], **_QUIET
     ).then(
         _when_ready(preview_parts["choose_template"], 3), preview_parts["template_inputs"],
         preview_parts["template_outputs"], **_QUIET,

@@ -9,10 +9,10 @@ from dataclasses import asdict
 import gradio as gr
 
 from sft import doctor, models
-from sft.chat_format import preset, presets
+from sft.chat_format import ChatFormat, preset, presets
 from sft.data import conversations
 from sft.errors import ConfigError, DataError, TemplateError, UserError
-from sft.messages import parse_conversation
+from sft.messages import Conversation, parse_conversation
 from sft.mismatch import mismatch
 from sft.ui import editor, paint, versus, views
 from sft.ui.inputs import DATA, changed_format, example_table, format_of, user_errors
@@ -124,8 +124,8 @@ def build(demo: gr.Blocks) -> dict:
                     versus_html = gr.HTML(paint.empty("Choose a second template to see both side by side."))
                     what_if_html = gr.HTML()
 
-    shown = [views_html, findings_html, sent_html, matrix_html, source_html]
-    format_inputs = [model_dd, template_st, kwargs_tb, date_tb]
+    shown = [views_html, findings_html, sent_html, matrix_html, source_html, versus_html, what_if_html]
+    format_inputs = [model_dd, template_st, kwargs_tb, date_tb, versus_dd]
     view_inputs = [*format_inputs, conversation_st, prompt_cb]
 
     def live(trigger, change, inputs):
@@ -133,11 +133,11 @@ def build(demo: gr.Blocks) -> dict:
 
         def changed(*values):
             *own, conversation = values[: len(inputs) + 1]
-            model, template, kwargs, day, prompt = values[len(inputs) + 1 :]
+            *format_values, prompted = values[len(inputs) + 1 :]
             new = change(*own, conversation)
             if new is None:
                 return (gr.skip(),) * (1 + len(shown))
-            return new, *show(model, template, kwargs, day, new, prompt)
+            return new, *show(*format_values, new, prompted)
 
         trigger(changed, [*inputs, conversation_st, *format_inputs, prompt_cb], [conversation_st, *shown], **_LIVE)
 
@@ -167,17 +167,14 @@ def build(demo: gr.Blocks) -> dict:
     json_tab.select(_dump, conversation_st, json_tb, **_QUIET)
     add_btn.click(editor.add_message, [conversation_st, shape_st], [conversation_st, shape_st], **_QUIET)
     shape_st.change(**see)
-    for trigger in (prompt_cb.change, kwargs_tb.change, date_tb.change):
+    for trigger in (prompt_cb.change, kwargs_tb.change, date_tb.change, versus_dd.input):
         trigger(**see)
     sources = {"fn": user_errors(choose_template), "outputs": [template_st, source_code, other_tb], **_LIVE}
     template_inputs = [template_dd, model_dd, other_tb]
     for trigger in (template_dd.input, model_dd.change, other_tb.submit):
         trigger(inputs=template_inputs, **sources).then(**see)
     source_code.input(lambda text: (text, EDITED), source_code, [template_st, template_dd], **_LIVE).then(**see)
-    compare_inputs = [*format_inputs, versus_dd, conversation_st]
-    for trigger in (versus_dd.change, conversation_st.change, template_st.change):
-        trigger(user_errors(compare), compare_inputs, [versus_html, what_if_html], **_LIVE)
-    what_if_btn.click(user_errors(what_if), compare_inputs, what_if_html, **_QUIET)
+    what_if_btn.click(user_errors(what_if), [*format_inputs, conversation_st], what_if_html, **_QUIET)
     return {
         "model_dd": model_dd, "show": show, "view_inputs": view_inputs, "views": shown,
         "choose_template": choose_template, "template_inputs": template_inputs,
@@ -192,26 +189,33 @@ def _preset_choices() -> list[tuple[str, str]]:
 # ---- what is shown ----
 
 
-def show(model: str, template: str | None, kwargs: str, day: str, conversation: dict, add_generation_prompt: bool):
+def show(
+    model: str, template: str | None, kwargs: str, day: str, second: str | None, conversation: dict, prompted: bool
+):
     """The painted views of a conversation, in the order of `shown`."""
     if not conversation["messages"]:
-        return paint.empty("Add a message to see what the model reads."), "", "", gr.skip(), ""
+        return paint.empty("Add a message to see what the model reads."), "", "", gr.skip(), "", gr.skip(), ""
+    matrix = gr.skip()
     try:
         chat_format = changed_format(model, template, kwargs, day)
+        matrix = views.role_matrix(chat_format.traits)
         parsed = parse_conversation(conversation)
-        rendered = chat_format.render(parsed.messages, parsed.tools, add_generation_prompt)
+        rendered = chat_format.render(parsed.messages, parsed.tools, prompted)
         found = doctor.examine(chat_format, parsed.messages, parsed.tools, rendered)
+        compared = gr.skip() if second is None else compare(chat_format, second, model, kwargs, day, parsed)
     except TemplateError as error:
         problem = paint.problem("The template does not render this", error.message, error.hint)
-        return problem, "", "", gr.skip(), problem if template else ""
+        return problem, views.findings([doctor.not_rendered(error)]), "", matrix, problem, gr.skip(), ""
     except UserError as error:
-        return paint.problem("This cannot be shown", error.message, error.hint), "", "", gr.skip(), ""
+        return paint.problem("This cannot be shown", error.message, error.hint), "", "", matrix, "", gr.skip(), ""
     return (
         views.views(rendered, found),
         views.findings(found),
-        views.prompt(rendered.prompt, chat_format),
-        views.role_matrix(chat_format.traits),
+        views.prompt(rendered),
+        matrix,
         f'<p class="hint">In use: {paint.escape(chat_format.origin)}.</p>',
+        compared,
+        "",
     )
 
 
@@ -229,13 +233,10 @@ def choose_template(name: str, model: str, other: str):
     return source, source, asks
 
 
-def compare(model, template, kwargs, day, second, conversation):
-    """Two templates on one conversation, side by side; nothing while no second one is chosen."""
-    if second is None or not conversation["messages"]:
-        return gr.skip(), ""
-    parsed = parse_conversation(conversation)
-    pair = [changed_format(model, source, kwargs, day) for source in (template, _second(second))]
-    return versus.comparison(pair, [each.render(parsed.messages, parsed.tools) for each in pair]), ""
+def compare(chat_format: ChatFormat, second: str, model, kwargs, day, conversation: Conversation) -> str:
+    """Two templates on one conversation, side by side."""
+    pair = chat_format, changed_format(model, _second(second), kwargs, day)
+    return versus.comparison(pair, [each.render(conversation.messages, conversation.tools) for each in pair])
 
 
 def what_if(model, template, kwargs, day, second, conversation):

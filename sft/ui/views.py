@@ -10,9 +10,8 @@ from itertools import groupby, pairwise
 
 from sft.chat_format import TEMPLATE, Rendered
 from sft.doctor import Finding
-from sft.origins import Prompt
 from sft.traits import Traits
-from sft.ui.paint import escape, visible
+from sft.ui.paint import escape, readable, visible
 
 TOKENS_SHOWN = 4000
 _SIGNS = {"error": "✖", "warning": "▲", "note": "●"}
@@ -159,7 +158,7 @@ def _chip(rendered: Rendered, at: int) -> str:
         shown, kinds = escape(_bytes(token)), kinds + " bytes"
     elif rendered.text[start:end] == token and token.startswith(("<", "[")) and len(token) > 2:
         kinds += " special"
-    return f'<span class="{kinds}"><b>{shown or escape(token)}</b><small>{rendered.token_ids[at]}</small></span>'
+    return f'<span class="{kinds}">{shown or escape(token)}<small>{rendered.token_ids[at]}</small></span>'
 
 
 def _bytes(token: str) -> str:
@@ -195,7 +194,7 @@ def _mask(rendered: Rendered, pieces: list[_Piece]) -> str:
 
 def _of_one(rendered: Rendered, parts: list[_Piece]) -> str:
     mark = "" if parts[0].message is None else f' data-m="{parts[0].message}"'
-    return f"<span{mark}>{visible(rendered.text[parts[0].start : parts[-1].end])}</span>"
+    return f"<span{mark}>{readable(rendered.text[parts[0].start : parts[-1].end])}</span>"
 
 
 def _length(rendered: Rendered, start: int, end: int) -> str:
@@ -208,20 +207,20 @@ def _length(rendered: Rendered, start: int, end: int) -> str:
 # ---- what chat sends ----
 
 
-def prompt(given: Prompt | None, chat_format) -> str:
+def prompt(rendered: Rendered) -> str:
     """The prompt of the last reply beside what training sees, and whether the one begins the other."""
+    given = rendered.prompt
     if given is None:
         return '<p class="empty">The template does not render a prompt for this conversation.</p>'
     same = given.parts_at is None
     kind = "goes-on" if same else "parts"
     at = len(given.text) if same else given.parts_at
-    tokens = ""
-    if chat_format.tokenizer is not None:
-        tokens = f" {len(chat_format.tokenize(given.text)[0]):,} tokens."
+    here = same and given.training == rendered.text
+    length = f" {_length(rendered, 0, at)}." if here else ""
     verdict = (
-        f"<b>✓ The prompt begins the training text.</b>{tokens} What follows is what the model learns to write."
+        f"<b>✓ The prompt begins the training text.</b>{length} What follows is what the model learns to write."
         if same
-        else f"<b>✖ The prompt and the training text part here.</b>{tokens} Chat asks in a way that training never saw."
+        else "<b>✖ The prompt and the training text part here.</b> Chat asks in a way that training never saw."
     )
     return (
         f'<p class="{"good" if same else "bad"}">{verdict}</p><div class="pair">'
@@ -231,8 +230,8 @@ def prompt(given: Prompt | None, chat_format) -> str:
 
 
 def _parted(text: str, at: int, kind: str) -> str:
-    rest = f'<mark class="{kind}">{visible(text[at:]) or "▮"}</mark>'
-    return f'<div class="text-view"><span class="same">{visible(text[:at])}</span>{rest}</div>'
+    rest = f'<mark class="{kind}">{readable(text[at:]) or "▮"}</mark>'
+    return f'<div class="text-view"><span class="same">{readable(text[:at])}</span>{rest}</div>'
 
 
 # ---- the doctor ----
