@@ -20,6 +20,7 @@ from sft import models
 from sft.chat_format import ChatFormat
 from sft.errors import ModelError, RunError
 from sft.runs import Run
+from sft.sandbox import guarded
 
 BASE = "__base__"  # PEFT's name for a row without adapter
 KEPT_ADAPTERS = 4  # small beside the base model, but not free
@@ -61,13 +62,13 @@ class Contest:
             raise RunError(f"The run {run.name} has no adapter; it is {state}.", "Choose a run that has finished.")
         models.check_adapter(run.adapter)
         name = run.config().model
-        chat_format = ChatFormat.load(run.folder, models.load_tokenizer(run.adapter))
+        chat_format = guarded(ChatFormat.load(run.folder, models.load_tokenizer(run.adapter)))
         return cls(name, models.locate(name), chat_format, run)
 
     @classmethod
     def of_base(cls, model_name: str) -> "Contest":
         folder = models.locate(model_name)
-        return cls(model_name, folder, ChatFormat.of(models.load_tokenizer(folder)))
+        return cls(model_name, folder, guarded(ChatFormat.of(models.load_tokenizer(folder))))
 
     @property
     def adapters(self) -> list[str]:

@@ -7,12 +7,13 @@ models, data sets or runs, and needs no torch.
 import hashlib
 import json
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import date
 from functools import cached_property
 from pathlib import Path
 
 from sft.errors import TemplateError
-from sft.layout import Layout, lay_out, render_text
+from sft.layout import Layout, frozen, lay_out, render_text
 from sft.messages import Conversation
 from sft.origins import Dropped, Prompt, Span, trace
 from sft.traits import Traits, traits
@@ -96,6 +97,10 @@ class ChatFormat:
         if template:
             return cls(tokenizer, template, template_kwargs or {}, "the model's own", run)
         return cls(tokenizer, preset("plain"), template_kwargs or {}, "plain (the model has none)", run)
+
+    def as_of(self, day: date) -> "ChatFormat":
+        """The same format with `day` for today's date, so that a template that writes it renders alike tomorrow."""
+        return replace(self, chat_template=frozen(self.chat_template, day))
 
     @property
     def variables(self) -> dict:

@@ -7,7 +7,7 @@ import argparse
 import json
 import sys
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import date
 from pathlib import Path
 
@@ -53,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     source.add_argument("--template", metavar="FILE", help="a Jinja template alone, without a tokenizer")
     preview.add_argument("--template-kwargs", metavar="JSON", help="further variables of the template")
     preview.add_argument("--date", metavar="DAY", type=date.fromisoformat, help="freeze today's date, as 2024-07-26")
+    preview.add_argument("--chat-with", metavar="TEMPLATE", help="a preset or file: what if chat used that one?")
     preview.add_argument("--generation-prompt", action="store_true", help="end with the assistant's header")
     add_json(preview)
 
@@ -122,22 +123,15 @@ def _seed(text: str) -> int:
 
 
 def _preview(options) -> None:
-    from sft import doctor, models
-    from sft.chat_format import ChatFormat
-    from sft.layout import frozen
+    from sft import doctor, sandbox
     from sft.messages import parse_conversation
 
+    sandbox.warm()  # while the rest is imported
     conversation = parse_conversation(_read_json(options.messages))
-    kwargs = _template_kwargs(options.template_kwargs)
-    if options.template:
-        chat_format = ChatFormat(None, _read_text(options.template), kwargs, options.template)
-    else:
-        tokenizer = models.load_tokenizer(models.locate(options.model, _to_stderr, weights=False))
-        chat_format = ChatFormat.of(tokenizer, kwargs)
-    if options.date:
-        chat_format = replace(chat_format, chat_template=frozen(chat_format.chat_template, options.date))
-    rendered = chat_format.render(conversation.messages, conversation.tools, options.generation_prompt)
-    findings = doctor.examine(chat_format, conversation.messages, conversation.tools, rendered)
+    chat_format = _format_to_preview(options)
+    asked = conversation.messages, conversation.tools
+    rendered = chat_format.render(*asked, options.generation_prompt)
+    findings = doctor.examine(chat_format, *asked, rendered)
     if options.json:
         _print_json(doctor.to_json(rendered, findings))
         return
@@ -146,6 +140,34 @@ def _preview(options) -> None:
         print(f"\n{len(rendered.token_ids)} tokens, {sum(rendered.assistant_mask)} trained on (between ⟦ and ⟧)")
     for finding in findings:
         print(f"{finding.level}: {finding.message}\n  → {finding.remedy}")
+    if options.chat_with:
+        _print_mismatch(chat_format, options.chat_with, *asked)
+
+
+def _format_to_preview(options):
+    from sft.chat_format import ChatFormat
+    from sft.sandbox import guarded
+
+    kwargs = _template_kwargs(options.template_kwargs)
+    if options.template:
+        chat_format = ChatFormat(None, _read_text(options.template), kwargs, options.template)
+    else:
+        chat_format = _format_of(options.model, kwargs)
+    return guarded(chat_format.as_of(options.date) if options.date else chat_format)
+
+
+def _print_mismatch(chat_format, other: str, messages: list[dict], tools) -> None:
+    from dataclasses import replace
+
+    from sft.chat_format import preset, presets
+    from sft.mismatch import mismatch
+    from sft.sandbox import guarded
+
+    source = preset(other) if other in presets() else _read_text(other)
+    found = mismatch(chat_format, guarded(replace(chat_format, chat_template=source)), messages, tools)
+    print(f"Tuned with this, chatted with {other}: {'they fit' if found.harmless else 'they do not fit'}.")
+    for line in found.said():
+        print(f"  {line}")
 
 
 def _marked(text: str, spans: list[tuple[int, int]]) -> str:
@@ -180,16 +202,23 @@ def _read_json(path: str):
         raise MessagesError(f"{path} is not JSON: {error}", 'Write [{"role": "user", "content": "Hello"}].') from None
 
 
-def _check(options) -> None:
+def _format_of(model: str, template_kwargs: dict | None = None):
     from sft import models
     from sft.chat_format import ChatFormat
+    from sft.sandbox import guarded
+
+    tokenizer = models.load_tokenizer(models.locate(model, _to_stderr, weights=False))
+    return guarded(ChatFormat.of(tokenizer, template_kwargs))
+
+
+def _check(options) -> None:
     from sft.check import Summary, check
     from sft.shapes import shape_of
     from sft.tables import read_table
 
     table = read_table(options.dataset, options.dataset_config, options.split)
     shape, _ = shape_of(table, options.columns)
-    chat_format = ChatFormat.of(models.load_tokenizer(models.locate(options.model, _to_stderr, weights=False)))
+    chat_format = _format_of(options.model)
     summary, verdicts = Summary(), []
     for verdict in check(table, chat_format, options.max_length, options.columns):
         summary.add(verdict)

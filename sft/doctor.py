@@ -3,7 +3,6 @@
 Reads what `ChatFormat.render` and `traits` found; renders nothing itself but for two questions about the date.
 """
 
-import json
 import re
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,7 +10,7 @@ from pathlib import Path
 
 from sft.chat_format import ChatFormat, Rendered
 from sft.embeddings import untrained
-from sft.errors import TemplateError
+from sft.errors import TemplateError, quoted
 from sft.layout import frozen, lay_out, render_text
 from sft.origins import Dropped, first_difference
 from sft.traits import Traits
@@ -192,7 +191,7 @@ def _prompt(chat_format: ChatFormat, rendered: Rendered):
             "error",
             "prompt_not_prefix",
             "What chat sends is not how the training text begins: chat continues with "
-            f"{_quoted(prompt.text[prompt.parts_at :])}, training with {_quoted(prompt.training[prompt.parts_at :])}. "
+            f"{quoted(prompt.text[prompt.parts_at :])}, training with {quoted(prompt.training[prompt.parts_at :])}. "
             "The model is asked in a way that it never saw.",
             "Choose a template whose generation prompt is the header of its assistant turns, or template arguments "
             "that make it so.",
@@ -253,7 +252,7 @@ def _injected(about: Traits, messages: list[dict], rendered: Rendered):
     yield Finding(
         "note",
         "default_system",
-        f"The template puts in text that you did not write: {_quoted(about.injected)}.",
+        f"The template puts in text that you did not write: {quoted(about.injected)}.",
         remedy,
         at,
         at + len(about.injected),
@@ -269,7 +268,7 @@ def _dropped(messages: list[dict], tools, rendered: Rendered):
             "warning",
             "system_dropped" if whole else "content_dropped",
             f"The template leaves out or rewrites {'' if whole else 'words of '}message {each.message} "
-            f"({each.role}): {_quoted(each.text)}.",
+            f"({each.role}): {quoted(each.text)}.",
             "Choose a template that reads it, or put the text into a user message.",
             each.at,
             each.at,
@@ -415,11 +414,6 @@ def _padding(chat_format: ChatFormat):
             "on is told by position, not by token, so real end tokens keep their labels.",
             "Nothing here. Elsewhere, check that labels of the end token are not masked with the padding.",
         )
-
-
-def _quoted(text: str, length: int = 80) -> str:
-    shown = json.dumps(text[:length], ensure_ascii=False)[1:-1]
-    return f"“{shown}{'…' if len(text) > length else ''}”" if text else "nothing"
 
 
 def _numbers(numbers) -> str:

@@ -12,6 +12,8 @@ They are caught in two places only, the command line and the page, and shown wit
 Anything else that is raised is a defect of ours.
 """
 
+import json
+
 
 class UserError(Exception):
     """What was given and which rule it breaks (`message`), and what to change (`hint`)."""
@@ -60,3 +62,9 @@ def listed(problems: list[str], limit: int = 5) -> str:
     if len(problems) > limit:
         lines.append(f"  … and {len(problems) - limit} more")
     return "\n".join(lines)
+
+
+def quoted(text: str, length: int = 80) -> str:
+    """The beginning of a text in one line, in quotation marks."""
+    shown = json.dumps(text[:length], ensure_ascii=False)[1:-1]
+    return f"“{shown}{'…' if len(text) > length else ''}”" if text else "nothing"

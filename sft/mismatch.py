@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from sft.chat_format import ChatFormat
+from sft.errors import quoted
 from sft.origins import first_difference
 
 
@@ -30,8 +31,8 @@ class Mismatch:
         asked = (
             "Chat asks just as tuning taught."
             if self.parts_at is None
-            else f"Chat asks with {_shown(self.prompt[self.parts_at :])} where tuning taught "
-            f"{_shown(self.training[self.parts_at :])}: the model is asked in a way that it never saw."
+            else f"Chat asks with {quoted(self.prompt[self.parts_at :])} where tuning taught "
+            f"{quoted(self.training[self.parts_at :])}: the model is asked in a way that it never saw."
         )
         if self.stops:
             return [asked, f"The reply ends: the model writes {self.writes}, and chat stops there."]
@@ -52,7 +53,3 @@ def mismatch(tuned: ChatFormat, chatted: ChatFormat, messages: list[dict], tools
     named, ends, awaits = tuned.tokenizer.convert_ids_to_tokens, tuned.end_of_turn_ids, chatted.stop_token_ids
     writes = named(ends[0]) if ends else None
     return Mismatch(training, prompt, parts_at, writes, named(awaits), bool(set(ends) & set(awaits)))
-
-
-def _shown(text: str) -> str:
-    return f"“{text[:60]}{'…' if len(text) > 60 else ''}”" if text else "nothing"

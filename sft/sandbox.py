@@ -23,13 +23,13 @@ import traceback
 from collections import deque
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict, is_dataclass, replace
 from functools import lru_cache
 from pathlib import Path
 from types import UnionType
 from typing import get_args, get_origin, get_type_hints
 
-from sft.chat_format import PRESETS, preset, run_here
+from sft.chat_format import ChatFormat, preset, presets, run_here
 from sft.errors import TemplateError
 from sft.layout import lay_out, render_text
 from sft.origins import trace
@@ -48,6 +48,11 @@ _KEPT = ("LD_LIBRARY_PATH", "PATH", "PYTHONPATH", "TZ")  # of the environment; t
 _EMBEDDED = "872be49dbb638044ad01b60388f48d469ff2980e5f0dccdc22ec907db54d0788"  # SHA-256 of its template
 
 
+def guarded(chat_format: ChatFormat) -> ChatFormat:
+    """The same chat format, rendering where its template may."""
+    return replace(chat_format, run=run_for(chat_format.chat_template))
+
+
 def run_for(template: str) -> Callable:
     """Where a template renders: in this process if it is one of ours or the embedded model's, else in the sandbox."""
     return run_here if _sha256(template) in _vouched() or not _FORKS else run
@@ -55,7 +60,7 @@ def run_for(template: str) -> Callable:
 
 @lru_cache(maxsize=1)
 def _vouched() -> set[str]:
-    return {_EMBEDDED, *(_sha256(preset(path.stem)) for path in PRESETS.glob("*.jinja"))}
+    return {_EMBEDDED, *(_sha256(preset(name)) for name in presets())}
 
 
 def _sha256(template: str) -> str:

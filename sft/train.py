@@ -8,6 +8,7 @@ import math
 import os
 import time
 import traceback
+from datetime import date
 from pathlib import Path
 
 import torch
@@ -23,6 +24,7 @@ from sft.config import TrainConfig
 from sft.errors import ConfigError, DataError, RunError, TemplateError, UserError, listed
 from sft.messages import Conversation
 from sft.runs import Run
+from sft.sandbox import guarded
 from sft.trainer import Trainer, collator_for
 
 EVAL_BATCH = 8  # without a backward pass there is room for more rows than in training
@@ -38,7 +40,7 @@ def train(config: TrainConfig, run: Run) -> None:
     try:
         recorder.state("preparing", "Loading the model and the data.")
         folder = models.locate(config.model, lambda stage, share: recorder.preparing(stage))
-        chat_format = ChatFormat.of(models.load_tokenizer(folder))
+        chat_format = guarded(ChatFormat.of(models.load_tokenizer(folder)).as_of(date.today()))
         recorder.check_stop()
         rows, held_out = prepare(config, chat_format, recorder)
         recorder.check_stop()

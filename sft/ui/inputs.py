@@ -8,10 +8,11 @@ from pathlib import Path
 
 import gradio as gr
 
-from sft import models, sandbox
+from sft import models
 from sft.chat_format import ChatFormat, preset, presets
 from sft.errors import ConfigError, UserError
 from sft.layout import frozen
+from sft.sandbox import guarded
 from sft.tables import Table, read_table
 from sft.ui import paint
 from sft.ui.readiness import READINESS
@@ -30,8 +31,7 @@ def format_of(model: str) -> ChatFormat:
 
 @lru_cache(maxsize=8)
 def _format_of(model: str, stamp: tuple) -> ChatFormat:
-    chat_format = ChatFormat.of(models.load_tokenizer(models.locate(model, weights=False)))
-    return replace(chat_format, run=sandbox.run_for(chat_format.chat_template))
+    return guarded(ChatFormat.of(models.load_tokenizer(models.locate(model, weights=False))))
 
 
 def guard_model(name: str | None) -> None:
@@ -77,9 +77,7 @@ def _changed(chat_format: ChatFormat, template: str | None, kwargs: str, day: st
     if day:
         source = frozen(source, _day(day))
     arguments = _arguments(kwargs) if kwargs else {}
-    return replace(
-        chat_format, chat_template=source, origin=origin, template_kwargs=arguments, run=sandbox.run_for(source)
-    )
+    return guarded(replace(chat_format, chat_template=source, origin=origin, template_kwargs=arguments))
 
 
 def _day(text: str) -> date:

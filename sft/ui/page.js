@@ -11,14 +11,22 @@
   const go = (event) => {
     const button = event.target.closest?.("button[data-to-f]");
     if (!button) return;
+    const page = button.closest(".row-view") ?? document; // a row of a data set has findings and a text of its own
     const place =
-      document.querySelector(`.text-view [data-f~="${button.dataset.toF}"]`) ??
-      document.querySelector(`.text-view [data-m="${button.dataset.toM}"]`);
+      page.querySelector(`.text-view [data-f~="${button.dataset.toF}"]`) ??
+      page.querySelector(`.text-view [data-m="${button.dataset.toM}"]`);
     if (!place) return;
     place.scrollIntoView({ block: "center", behavior: "smooth" });
     place.classList.add("flash");
     setTimeout(() => place.classList.remove("flash"), 2500);
     (place.closest("[tabindex]") ?? place).focus({ preventScroll: true });
+  };
+  // Puts HTML into an element at once. (Gradio would compare it with what is there, node by node.)
+  window.sftShow = (element, html) => {
+    const scrolled = [...element.querySelectorAll(".scroll")].map((each) => each.scrollTop);
+    element.firstElementChild.innerHTML = html;
+    element.querySelectorAll(".scroll").forEach((each, index) => (each.scrollTop = scrolled[index] ?? 0));
+    light({ target: document.activeElement });
   };
   document.addEventListener("mouseover", light);
   document.addEventListener("focusin", light);

@@ -1,14 +1,21 @@
 """Paints a run, a row's verdict and what goes wrong as HTML. Everything that a person wrote is escaped."""
 
 import html
+import re
 import time
 
 from sft.check import Verdict
 from sft.runs import Run, Status
 
 _ESCAPED = {ord(letter): html.escape(letter) for letter in "&<>\"'"}
-_BREAKS = {**_ESCAPED, ord("\n"): '<i class="ws">↵</i>\n', ord("\t"): '<i class="ws">⇥</i>\t'}
-_VISIBLE = {**_BREAKS, ord(" "): '<i class="ws">·</i>'}
+_SPACE = 0xE002  # a private-use character that stands for a space to be seen
+_VISIBLE = {
+    **_ESCAPED,
+    _SPACE: '<i class="ws">·</i>',
+    ord("\n"): '<i class="ws">↵</i>\n',
+    ord("\t"): '<i class="ws">⇥</i>\t',
+}
+_SPACES = re.compile("^ +| +$|  +", re.MULTILINE)  # the spaces that one would overlook
 
 
 def escape(text: str) -> str:
@@ -16,13 +23,8 @@ def escape(text: str) -> str:
 
 
 def visible(text: str) -> str:
-    """Escaped text in which spaces, tabs and line breaks are seen."""
-    return text.translate(_VISIBLE)
-
-
-def readable(text: str) -> str:
-    """Escaped text in which tabs and line breaks are seen: lighter for the browser where spaces do not matter."""
-    return text.translate(_BREAKS)
+    """Escaped text in which line breaks, tabs and the spaces that one would overlook are seen."""
+    return _SPACES.sub(lambda spaces: chr(_SPACE) * len(spaces[0]), text).translate(_VISIBLE)
 
 
 def problem(title: str, text: str, hint: str = "") -> str:
@@ -33,6 +35,10 @@ def problem(title: str, text: str, hint: str = "") -> str:
 
 def empty(text: str) -> str:
     return f'<div class="card empty-state">{escape(text)}</div>'
+
+
+def loading(text: str) -> str:
+    return f'<div class="card empty-state loading" role="status">{escape(text)}</div>'
 
 
 def verdict(verdict: Verdict) -> str:

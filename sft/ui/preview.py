@@ -104,7 +104,10 @@ def build(demo: gr.Blocks) -> dict:
             prompt_cb = gr.Checkbox(
                 label="Generation prompt", info="End with the assistant's header, as chat does before a reply"
             )
-            views_html = gr.HTML(paint.empty("The views appear when a model is ready."), elem_id="views")
+            views_html = gr.HTML(
+                paint.empty("The views appear when a model is ready."), elem_id="views", html_template="<div></div>",
+                js_on_load="const show = () => window.sftShow(element, props.value); watch('value', show); show();",
+            )  # fmt: skip
             with gr.Tabs():
                 with gr.Tab("What chat sends"):
                     sent_html = gr.HTML()

@@ -3,7 +3,7 @@
 import threading
 import traceback
 
-from sft import launch, models
+from sft import launch, models, sandbox
 from sft.errors import UserError
 from sft.ui import paint
 
@@ -49,6 +49,7 @@ class Readiness:
             traceback.print_exc()
             self.error = UserError(f"{type(error).__name__}: {error}", "Reload the page to try again.")
         if self.ready:
+            sandbox.warm()
             launch.stand_by()  # what training takes seconds to import is imported while the page is being read
 
     def _prepare_default(self) -> None:

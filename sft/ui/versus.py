@@ -6,7 +6,7 @@ from difflib import SequenceMatcher
 
 from sft.chat_format import ChatFormat, Rendered
 from sft.mismatch import Mismatch
-from sft.ui.paint import escape, readable
+from sft.ui.paint import escape, visible
 
 _WORDS = re.compile(r"<\|?[^<>\s]{1,40}\|?>|\w+|\s|[^\w\s]")
 _LONGEST = 20_000  # characters that are compared word by word; comparing takes the square of it
@@ -47,12 +47,12 @@ def _than(first: int, second: int) -> str:
 def _marked(one: str, other: str) -> tuple[str, str]:
     """Both texts as HTML, with what differs marked."""
     if max(len(one), len(other)) > _LONGEST:
-        return readable(one), readable(other)
+        return visible(one), visible(other)
     words = _WORDS.findall(one), _WORDS.findall(other)
     painted = [], []
     for kind, *spans in SequenceMatcher(None, *words, autojunk=False).get_opcodes():
         for side, (start, end) in enumerate((spans[:2], spans[2:])):
-            text = readable("".join(words[side][start:end]))
+            text = visible("".join(words[side][start:end]))
             painted[side].append(text if kind == "equal" or not text else f'<mark class="differs">{text}</mark>')
     return "".join(painted[0]), "".join(painted[1])
 
@@ -65,8 +65,8 @@ def what_if(found: Mismatch) -> str:
     at = len(found.prompt) if found.parts_at is None else found.parts_at
     panels = "".join(
         f'<section class="panel"><h3>{title}</h3><div class="scroll" tabindex="0" role="region" aria-label="{title}">'
-        f'<div class="text-view"><span class="same">{readable(text[:at])}</span>'
-        f'<mark class="parts">{readable(text[at:]) or "▮"}</mark></div></div></section>'
+        f'<div class="text-view"><span class="same">{visible(text[:at])}</span>'
+        f'<mark class="parts">{visible(text[at:]) or "▮"}</mark></div></div></section>'
         for title, text in (("Tuning teaches", found.training), ("Chat asks", found.prompt))
     )
     verdict = f'<p class="{kind}"><b>{sign} {head}</b></p><ul>{said}</ul>'

@@ -11,9 +11,11 @@ from itertools import groupby, pairwise
 from sft.chat_format import TEMPLATE, Rendered
 from sft.doctor import Finding
 from sft.traits import Traits
-from sft.ui.paint import escape, readable, visible
+from sft.ui.paint import escape, visible
 
 TOKENS_SHOWN = 4000
+_CHUNK = 96  # tokens that the browser lays out together, when they come into sight
+_SIGNED = str.maketrans({" ": "·", "\n": "↵", "\t": "⇥"})
 _SIGNS = {"error": "✖", "warning": "▲", "note": "●"}
 _VERDICTS = {"yes": "✓ yes", "in part": "◐ in part", "no": "✗ left out", "refused": "⛔ refused"}
 
@@ -129,13 +131,18 @@ def _tokens(rendered: Rendered, pieces: list[_Piece]) -> str:
         return '<p class="empty">No tokens.</p>'
     messages = _at_each(rendered.offsets, pieces)
     chips = [(messages[at], _chip(rendered, at)) for at in range(min(len(rendered.token_ids), TOKENS_SHOWN))]
+    chunks = "".join(_chunk(chips[at : at + _CHUNK]) for at in range(0, len(chips), _CHUNK))
+    more = len(rendered.token_ids) - TOKENS_SHOWN
+    rest = f'<p class="empty">… and {more:,} more tokens</p>' if more > 0 else ""
+    return f'<div class="token-view">{chunks}{rest}</div>'
+
+
+def _chunk(chips: list[tuple[int | None, str]]) -> str:
     groups = []
     for message, group in groupby(chips, key=lambda chip: chip[0]):
         mark = "" if message is None else f' data-m="{message}"'
         groups.append(f'<span class="group"{mark}>{"".join(chip for _, chip in group)}</span>')
-    more = len(rendered.token_ids) - TOKENS_SHOWN
-    rest = f'<p class="empty">… and {more:,} more tokens</p>' if more > 0 else ""
-    return f'<div class="token-view">{"".join(groups)}{rest}</div>'
+    return f'<div class="chunk">{"".join(groups)}</div>'
 
 
 def _at_each(offsets: list[tuple[int, int]], pieces: list[_Piece]) -> list[int | None]:
@@ -152,7 +159,7 @@ def _at_each(offsets: list[tuple[int, int]], pieces: list[_Piece]) -> list[int |
 def _chip(rendered: Rendered, at: int) -> str:
     token, (start, end) = rendered.tokens[at], rendered.offsets[at]
     neighbours = rendered.offsets[max(at - 1, 0) : at] + rendered.offsets[at + 1 : at + 2]
-    shown = visible(rendered.text[start:end]).replace("\n", "")
+    shown = escape(rendered.text[start:end].translate(_SIGNED))
     kinds = f"token role-{rendered.roles[at]}" + " trained" * rendered.assistant_mask[at]
     if (start, end) in neighbours:  # one of several tokens that make up one character
         shown, kinds = escape(_bytes(token)), kinds + " bytes"
@@ -194,7 +201,7 @@ def _mask(rendered: Rendered, pieces: list[_Piece]) -> str:
 
 def _of_one(rendered: Rendered, parts: list[_Piece]) -> str:
     mark = "" if parts[0].message is None else f' data-m="{parts[0].message}"'
-    return f"<span{mark}>{readable(rendered.text[parts[0].start : parts[-1].end])}</span>"
+    return f"<span{mark}>{visible(rendered.text[parts[0].start : parts[-1].end])}</span>"
 
 
 def _length(rendered: Rendered, start: int, end: int) -> str:
@@ -230,8 +237,8 @@ def prompt(rendered: Rendered) -> str:
 
 
 def _parted(text: str, at: int, kind: str) -> str:
-    rest = f'<mark class="{kind}">{readable(text[at:]) or "▮"}</mark>'
-    return f'<div class="text-view"><span class="same">{readable(text[:at])}</span>{rest}</div>'
+    rest = f'<mark class="{kind}">{visible(text[at:]) or "▮"}</mark>'
+    return f'<div class="text-view"><span class="same">{visible(text[:at])}</span>{rest}</div>'
 
 
 # ---- the doctor ----
