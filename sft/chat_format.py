@@ -162,9 +162,11 @@ class ChatFormat:
             return []
         token_ids, offsets = self.tokenize(layout.text)
         control, ends = set(self.tokenizer.added_tokens_decoder), []
+        # a line break may be a token of its own too, but it ends no turn
+        places = zip(token_ids, offsets, strict=True)
+        at = {start: token for token, (start, end) in places if layout.text[start:end].strip()}
         for start, end in layout.assistant_spans:
-            within = [token for token, (at, _) in zip(token_ids, offsets, strict=True) if start <= at < end]
-            ends += [token for token in within if token in control][-1:]
+            ends += [at[place] for place in range(start, end) if at.get(place) in control][-1:]
         return list(dict.fromkeys(ends))
 
     @cached_property
@@ -228,11 +230,11 @@ def _mask(offsets: Iterable[tuple[int, int]], spans: list[tuple[int, int]]) -> l
     Tokens and spans come in the order of the text.
     """
     mask, waiting = [], iter(spans)
-    start, end = next(waiting, (0, 0))
+    span = next(waiting, None)
     for at, _ in offsets:
-        while at >= end and end:
-            start, end = next(waiting, (0, 0))
-        mask.append(int(start <= at < end))
+        while span and at >= span[1]:
+            span = next(waiting, None)
+        mask.append(int(span is not None and span[0] <= at))
     return mask
 
 

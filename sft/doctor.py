@@ -169,7 +169,7 @@ def _cut(chat_format: ChatFormat, rendered: Rendered, max_length: int | None):
     if max_length is None or rendered.token_ids is None or len(rendered.token_ids) <= max_length:
         return
     at = rendered.offsets[max_length][0]
-    lost = [span for span in rendered.assistant_spans if span[1] > at]
+    lost = [end for start, end in rendered.assistant_spans if start + len(rendered.text[start:end].rstrip()) > at]
     yield Finding(
         "warning",
         "stop_cut",

@@ -6,7 +6,6 @@ whose unused rows were left at random is not told this way.
 """
 
 import json
-import struct
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -35,19 +34,29 @@ def untrained(folder: Path, token_ids: Iterable[int], control_ids: Iterable[int]
 
 def _matrix(folder: Path):
     """The embedding matrix in the folder's safetensors, mapped and not read; None where it is not found."""
+    for path in sorted(folder.glob("*.safetensors")):
+        try:
+            matrix = _mapped(path)
+        except ValueError:  # cut off, or a pointer to a file that was not fetched
+            continue
+        if matrix is not None:
+            return matrix
+    return None
+
+
+def _mapped(path: Path):
     import numpy
 
-    for path in sorted(folder.glob("*.safetensors")):
-        with path.open("rb") as file:
-            length = struct.unpack("<Q", file.read(8))[0]
-            tensors = json.loads(file.read(length))
-        name = next((name for name in tensors if name.endswith(_NAMES)), None)
-        kinds = {"BF16": "<u2", "F16": "<f2", "F32": "<f4"}
-        if name and tensors[name]["dtype"] in kinds:
-            about = tensors[name]
-            start = 8 + length + about["data_offsets"][0]
-            return numpy.memmap(path, kinds[about["dtype"]], "r", start, tuple(about["shape"]))
-    return None
+    with path.open("rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+        tensors = json.loads(file.read(length) if length <= path.stat().st_size else b"")
+    name = next((name for name in tensors if name.endswith(_NAMES)), None)
+    kinds = {"BF16": "<u2", "F16": "<f2", "F32": "<f4"}
+    if not name or tensors[name]["dtype"] not in kinds:
+        return None
+    about = tensors[name]
+    start = 8 + length + about["data_offsets"][0]
+    return numpy.memmap(path, kinds[about["dtype"]], "r", start, tuple(about["shape"]))
 
 
 def _floats(row):

@@ -33,6 +33,7 @@ class Layout:
     unsure: list[int]
 
 
+@lru_cache(maxsize=64)
 def has_marks(template: str) -> bool:
     """Whether the template says itself, by `{% generation %}`, what the assistant writes."""
     return bool(_MARK.search(_COMMENT.sub("", template)))
@@ -94,7 +95,7 @@ def _turn(template, variables, messages, tools, text) -> tuple[int, int] | None:
             answered = prompted.removesuffix(opening) if opening and prompted.endswith(opening) else ""
     except TemplateError:
         return None
-    certain = answered.startswith(asked) and text.startswith(answered) and len(answered) > len(asked)
+    certain = text.startswith(answered) and len(answered) > len(asked)
     return (len(asked), len(answered)) if certain else None
 
 

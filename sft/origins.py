@@ -143,7 +143,9 @@ def _one(render: Callable, messages, words: list[_Words], number: int, text: str
     for part in dict.fromkeys([(0, len(each.text)), *_parts(each.text, text)]):
         if found := places(*part):
             return found
-    last = len(each.text.rstrip())  # the words stand there, but what they begin with decides how
+    if each.text.strip() not in text:
+        return []
+    last = len(each.text.rstrip())  # the words stand there, but how they begin decides what becomes of them
     first = _smallest(last, lambda at: bool(places(at, last)))
     return places(first, last) if first < last else []
 

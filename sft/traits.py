@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from sft.errors import TemplateError
 from sft.layout import generation_prompt, lay_out, render_text
-from sft.origins import trace
+from sft.origins import first_difference, trace
 
 _CALL = {"type": "function", "id": "call00001", "function": {"name": "weigh_parcel", "arguments": {"box": 7}}}
 _TOOLS = [
@@ -62,7 +62,6 @@ def traits(template: str, variables: dict) -> Traits:
     """Asks the template about everything. What it raises is part of the answer."""
     ask = _Asker(template, variables)
     injected = _injected(ask)
-    with_system = ask.text([_SYSTEM, _ASKS])
     return Traits(
         abilities=[
             _system(ask),
@@ -71,12 +70,12 @@ def traits(template: str, variables: dict) -> Traits:
             ask.about("same role twice", [_ASKS, _ASKS_AGAIN]),
             _tools(ask),
             _calls(ask),
-            ask.about("tool results", [_ASKS, _CALLS, _RESULT], watched=[2]),
+            _results(ask),
             _thinking(ask),
         ],
         generation_prompt=generation_prompt(template, variables),
         injected=injected,
-        replaceable=bool(injected) and with_system is not None and injected not in with_system,
+        replaceable=bool(injected) and _replaceable(ask, injected),
     )
 
 
@@ -137,6 +136,14 @@ def _calls(ask: _Asker) -> Ability:
     return seen[0]
 
 
+def _results(ask: _Asker) -> Ability:
+    """Some templates take results without the calls that they answer."""
+    called = ask.about("tool results", [_ASKS, _CALLS, _RESULT], watched=[2])
+    if called.verdict != "refused":
+        return called
+    return ask.about("tool results", [_ASKS, _ANSWERS, _RESULT], watched=[2])
+
+
 def _thinking(ask: _Asker) -> Ability:
     """Reasoning that stands apart from the answer, as `reasoning_content`: in the last answer, in earlier ones."""
 
@@ -166,4 +173,16 @@ def _injected(ask: _Asker) -> str:
     opening = first.partition(_ASKS["content"])[0]
     if not header or not opening.endswith(header):
         return ""
-    return opening.removesuffix(header).removeprefix(ask.variables.get("bos_token") or "").strip()
+    return _after_bos(ask, opening.removesuffix(header)).strip()
+
+
+def _replaceable(ask: _Asker, injected: str) -> bool:
+    """Whether a system message takes the place of what is injected: of most of it, for its header may stay."""
+    own = ask.text([_SYSTEM, _ASKS])
+    if own is None or injected in own:
+        return False
+    return first_difference(injected, _after_bos(ask, own).lstrip()) <= len(injected) / 2
+
+
+def _after_bos(ask: _Asker, text: str) -> str:
+    return text.removeprefix(ask.variables.get("bos_token") or "")

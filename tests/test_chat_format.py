@@ -6,7 +6,7 @@ import random
 import pytest
 from tiny_models import tiny_tokenizer
 
-from sft.chat_format import IGNORED, ChatFormat, preset
+from sft.chat_format import IGNORED, PRESETS, ChatFormat, preset
 from sft.errors import TemplateError
 from sft.messages import Conversation
 
@@ -40,6 +40,19 @@ TALK = [
     {"role": "user", "content": "And 12?\n"},
     {"role": "assistant", "content": "  Thirteen – 日本 🎉"},
 ]
+
+
+PRESET_NAMES = sorted(path.stem for path in PRESETS.glob("*.jinja"))
+
+
+def special_tokenizer(chat_template):
+    """The tiny tokenizer, which knows the control tokens of all presets."""
+    tokenizer = tiny_tokenizer(chat_template)
+    markers = [f"<|{name}|>" for name in ("end", "eot_id", "start_header_id", "end_header_id", "user", "assistant")]
+    tokenizer.add_special_tokens(
+        {"additional_special_tokens": ["<|im_start|>", "<|im_end|>", "<start_of_turn>", "<end_of_turn>", *markers]}
+    )
+    return tokenizer
 
 
 def chat_format(name):
@@ -110,20 +123,50 @@ def test_the_prompt_begins_the_training_text_and_ids(name):
     assert prompt == form.render(TALK[:4], add_generation_prompt=True).token_ids
 
 
-@pytest.mark.parametrize("name", TEMPLATES)
+def random_conversation(draw):
+    pieces = [*"abc 012\n\t.é日🎉{}<>", "\r\n", "\u00a0", "user", "assistant", "e\u0301", "👩‍👩‍👧", "<|im_end|>"]
+    pieces += ["<|end|>", "<|endoftext|>", "### User:", "[/INST]", "<end_of_turn>", "{{ x }}", "{% if %}", "2024"]
+    roles = ["user", "assistant"] * 3
+    messages = [
+        {"role": role, "content": "".join(draw.choices(pieces, k=draw.choice([0, 1, 4, 12]))) + draw.choice(["", "\n"])}
+        for role in roles[: draw.randrange(1, 7)]
+    ]
+    system = [{"role": "system", "content": draw.choice(["", "Be brief.\n"])}] if draw.random() < 0.4 else []
+    return Conversation(system + messages, draw.choice([None, [{"type": "function", "function": {"name": "add"}}]]))
+
+
+@pytest.mark.parametrize("name", [*PRESET_NAMES, "unmarked", "injecting", "trimming", "merging"])
 def test_preview_training_and_chat_have_the_same_ids_for_random_conversations(name):
-    form, draw = chat_format(name), random.Random(7)
-    alphabet = [*"abc 012\n\t.é日🎉{}<>", "<|im_end|>", "<|endoftext|>", "### User:"]
-    for _ in range(60):
-        contents = ["".join(draw.choices(alphabet, k=draw.randrange(12))) for _ in range(draw.choice([2, 4]))]
-        messages = [{"role": ("user", "assistant")[at % 2], "content": content} for at, content in enumerate(contents)]
-        rendered, encoded = form.render(messages), form.encode(Conversation(messages))
+    source = TEMPLATES[name] if name in TEMPLATES else preset(name)
+    form, draw, refused = ChatFormat.of(special_tokenizer(source)), random.Random(7), 0
+    for _ in range(40):
+        given = random_conversation(draw)
+        try:
+            rendered = form.render(given.messages, given.tools)
+        except TemplateError:
+            refused += 1
+            with pytest.raises(TemplateError):
+                form.encode(given)
+            continue
+        encoded = form.encode(given)
         assert encoded.input_ids == rendered.token_ids
         assert encoded.labels == [
             token if trained else IGNORED
             for token, trained in zip(rendered.token_ids, rendered.assistant_mask, strict=True)
         ]
-        assert form.prompt_ids(messages) == form.render(messages, add_generation_prompt=True).token_ids
+        assert encoded.full_length == len(rendered.token_ids)
+        assert rendered.assistant_mask == [
+            int(any(start <= at < end for start, end in rendered.assistant_spans)) for at, _ in rendered.offsets
+        ]
+        assert form.tokenizer.decode(rendered.token_ids) == rendered.text
+        asked = form.render(given.messages, given.tools, add_generation_prompt=True)
+        assert form.prompt_ids(given.messages, given.tools) == asked.token_ids
+        if given.messages[-1]["role"] == "assistant" and rendered.prompt.parts_at is None:
+            # chat asks with the very ids before the first that is learned, where no token reaches over that place
+            prompt = form.prompt_ids(given.messages[:-1], given.tools)
+            if len(rendered.prompt.text) in {start for start, _ in rendered.offsets}:
+                assert rendered.token_ids[: len(prompt)] == prompt
+    assert refused < 30
 
 
 def test_a_turn_that_the_template_rewrites_is_not_trained_on_and_that_is_said():
@@ -131,30 +174,24 @@ def test_a_turn_that_the_template_rewrites_is_not_trained_on_and_that_is_said():
     template = CHATML_UNMARKED.replace("message['content']", "(message['content'] if loop.last else 'shorter')")
     rendered = ChatFormat.of(tiny_tokenizer(template)).render(TALK[1:])
     assert [rendered.text[a:b] for a, b in rendered.assistant_spans] == []
-    assert [item.code for item in rendered.findings].count("turn_not_isolated") == 2
+    assert rendered.unsure == [1, 3]
 
 
-def test_findings_tell_of_injected_and_dropped_text():
-    injected = chat_format("injecting").render(TALK[1:3])
-    assert "helpful assistant named Tiny" in next(f.message for f in injected.findings if f.code == "default_system")
-    assert not chat_format("injecting").render(TALK).findings
-    assert not chat_format("unmarked").render(TALK[1:3]).findings
-    dropping = CHATML_UNMARKED.replace("{% for message in messages %}", "{% for message in messages[1:] %}")
-    dropped = ChatFormat.of(tiny_tokenizer(dropping)).render(TALK)
-    assert [f.message for f in dropped.findings if f.code == "content_dropped"]
+def test_stop_tokens_of_the_presets():
+    ends = {"chatml": "<|im_end|>", "gemma": "<end_of_turn>", "llama3": "<|eot_id|>", "phi": "<|end|>"}
+    for name in PRESET_NAMES:
+        form = ChatFormat.of(special_tokenizer(preset(name)))
+        stops = form.tokenizer.convert_ids_to_tokens(form.stop_token_ids)
+        assert stops == ["<|endoftext|>", *([ends[name]] if name in ends else [])]
 
 
-def test_a_turn_without_stop_token_is_an_error():
-    template = CHATML_UNMARKED.replace("<|im_end|>\n", "\n")
-    rendered = ChatFormat.of(tiny_tokenizer(template)).render(TALK)
-    assert [(item.level, item.code) for item in rendered.findings] == [("error", "no_stop_token")]
-
-
-def test_a_control_token_in_the_answer_does_not_hide_a_missing_stop_token():
-    template = CHATML_UNMARKED.replace("<|im_end|>\n", "\n")
-    talk = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "see <|im_start|> there"}]
-    rendered = ChatFormat.of(tiny_tokenizer(template)).render(talk)
-    assert [item.code for item in rendered.findings] == ["no_stop_token"]
+def test_a_stop_token_is_the_last_control_token_of_a_turn():
+    tokenizer = special_tokenizer(
+        "{% for m in messages %}{{ m.role }}<|user|>{% if m.role == 'assistant' %}{% generation %}<|assistant|>"
+        "{{ m.content }}{{ '<|end|>' if loop.last else '<|eot_id|>' }}{% endgeneration %}{% endif %}{% endfor %}"
+    )
+    form = ChatFormat.of(tokenizer)
+    assert tokenizer.convert_ids_to_tokens(form.stop_token_ids) == ["<|endoftext|>", "<|eot_id|>", "<|end|>"]
 
 
 def test_stop_tokens_are_the_end_token_and_the_one_that_ends_a_turn():
@@ -225,3 +262,17 @@ def test_padding_set_by_a_trainer_does_not_change_the_hash_or_the_ids():
     fresh = ChatFormat.of(form.tokenizer)
     assert fresh.render(TALK).token_ids == ids
     assert fresh.hash == before
+
+
+def test_a_line_break_that_is_a_token_of_its_own_ends_no_turn():
+    tokenizer = tiny_tokenizer(preset("gemma"))
+    tokenizer.add_tokens(["\n"])
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<start_of_turn>", "<end_of_turn>"]})
+    form = ChatFormat.of(tokenizer)
+    assert tokenizer.convert_ids_to_tokens(form.stop_token_ids) == ["<|endoftext|>", "<end_of_turn>"]
+
+
+def test_an_empty_reply_at_the_very_start_hides_no_other():
+    marked = "{% for m in messages %}{% generation %}{{ m.content }}{% endgeneration %}{% endfor %}"
+    talk = [{"role": "assistant", "content": ""}, {"role": "assistant", "content": "Hello."}]
+    assert all(ChatFormat.of(tiny_tokenizer(marked)).render(talk).assistant_mask)

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from sft.chat_format import preset
+from sft.cli import main
 
 SHORT = [{"question": f"{n}?", "answer": str(n) if n < 10 else ""} for n in range(12)]
 TALK = [{"role": "user", "content": "Hi 12"}, {"role": "assistant", "content": "Hello."}]
@@ -205,12 +206,12 @@ def wrong_calls(tmp_path, tiny_model, tiny_config, messages):
     yield ["evaluate", "nobody", "--runs-dir", tmp_path / "r2"], "There is no run 'nobody'"
 
 
-def test_wrong_input_gets_one_message_and_exit_status_2(tmp_path, tiny_model, tiny_config, messages):
+def test_wrong_input_gets_one_message_and_exit_status_2(tmp_path, tiny_model, tiny_config, messages, capsys):
     for arguments, said in wrong_calls(tmp_path, tiny_model, tiny_config, messages):
-        done = sft(*arguments)
-        assert done.returncode == 2, (arguments, done.stdout, done.stderr)
-        assert said in done.stderr, (arguments, done.stderr)
-        assert "→" in done.stderr
-        assert "Traceback" not in done.stderr + done.stdout
+        assert main([str(argument) for argument in arguments]) == 2, arguments
+        out, err = capsys.readouterr()
+        assert said in err, (arguments, err)
+        assert "→" in err
+        assert "Traceback" not in err + out
         if "--runs-dir" not in arguments:
-            assert not done.stdout
+            assert not out

@@ -261,6 +261,8 @@ ODD = [
     (SHORTENING + PROMPT, "uaua", [], [1, 3]),
     (STRIPPING + PROMPT, "uaua", ["3<|im_end|>\n"], [1]),
     ("{{ messages | length }}" + CHATML + PROMPT, "ua", [], [1]),
+    # nothing is written of the reply
+    ("{% for m in messages if m.role == 'user' %}{{ m.content }}{% endfor %}", "uau", [], [1]),
 ]  # fmt: skip
 
 
@@ -273,6 +275,12 @@ def test_odd_templates(template, roles, trained, unsure):
         told = [layout.text[start:end] for start, end in layout.assistant_spans]
         expected = [span.removesuffix("</s>") for span in trained] if prompted else trained  # asked on, it has no end
         assert (told, layout.unsure) == (expected, unsure)
+
+
+def test_a_generation_prompt_that_changes_with_the_last_role_is_in_no_span():
+    prompt = "{% if add_generation_prompt %}<|im_start|>{{ 'more' if messages[-1].role == 'assistant' }}{% endif %}"
+    layout = lay_out(ENDING + prompt, SPECIAL, talk("a", "b"), None, True)
+    assert (layout.assistant_spans, layout.unsure) == ([], [1])
 
 
 def test_thinking_that_later_turns_lose_leaves_only_the_last_turn():

@@ -33,9 +33,7 @@ def build(demo: gr.Blocks, conversation_st: gr.State, shape_st: gr.State, live: 
                     message.get("content") or "", lines=1, max_lines=12, label=f"Content of message {index}",
                     show_label=False, container=False, elem_id=f"content-{index}", interactive=True,
                 )  # fmt: skip
-            # .input tells of keys that write, but not of pasting and deleting; those show when the field is left.
-            for changed in (content_tb.input, content_tb.blur):
-                live(changed, _write("content", index), [content_tb])
+            live(content_tb.input, _write("content", index), [content_tb])
             live(role_dd.input, _write("role", index), [role_dd])
             state = [conversation_st, shape_st]
             up_btn.click(_move(index, -1), state, state, **_QUIET)

@@ -28,6 +28,12 @@
     element.querySelectorAll(".scroll").forEach((each, index) => (each.scrollTop = scrolled[index] ?? 0));
     light({ target: document.activeElement });
   };
+  // Gradio tells of keys that write, but not of pasting, deleting and what a telephone's keyboard puts in.
+  const edited = (event) => {
+    if (!event.target.matches?.(".turn textarea") || /^insert(Text|LineBreak)$/.test(event.inputType)) return;
+    event.target.dispatchEvent(new KeyboardEvent("keypress", { key: "Unidentified" }));
+  };
+  document.addEventListener("input", edited);
   document.addEventListener("mouseover", light);
   document.addEventListener("focusin", light);
   document.addEventListener("click", go);

@@ -16,7 +16,6 @@ from sft.messages import Conversation, parse_conversation
 from sft.mismatch import mismatch
 from sft.ui import editor, paint, versus, views
 from sft.ui.inputs import DATA, changed_format, example_table, format_of, user_errors
-from sft.ui.readiness import READINESS
 
 EXAMPLES = {
     "One question": [{"role": "user", "content": "What is the capital of France?"},
@@ -230,8 +229,10 @@ def choose_template(name: str, model: str, other: str):
     if name == EDITED:
         return gr.skip(), gr.skip(), asks
     if name == OWN:
-        own = None if READINESS.awaits((model or "").strip()) else format_of(model).chat_template
-        return None, own, asks
+        try:
+            return None, format_of(model).chat_template, asks
+        except UserError:  # the views say why
+            return None, "", asks
     source = preset(name.removeprefix("preset:")) if name.startswith("preset:") else format_of(other).chat_template
     return source, source, asks
 

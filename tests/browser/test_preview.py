@@ -9,7 +9,6 @@ from sft.chat_format import ChatFormat
 
 
 def ids_shown(page):
-    page.get_by_role("tab", name="Tokens").click()
     expect(page.locator(".token").first).to_be_visible()
     return [int(text) for text in page.locator(".token small").all_inner_texts()]
 
@@ -43,25 +42,23 @@ def test_typing_moving_and_removing_show_at_once(page):
     view = page.locator(".text-view").first
     expect(view).to_contain_text("sky")
     write(page, 1, "What does <b>this</b> do?")
-    expect(view).to_contain_text("<b>this</b>·do?")
+    expect(view).to_contain_text("<b>this</b> do?")
     expect(page.locator(".counts")).to_contain_text("trained on")
     page.locator("#content-1 textarea").press("Control+a")
     page.locator("#content-1 textarea").press("Control+c")
     page.locator("#content-2 textarea").press("Control+a")
     page.locator("#content-2 textarea").press("Control+v")  # pasting is editing too, and so is deleting
-    page.locator("#content-2 textarea").press("Tab")
     expect(page.locator(".text-view .role-assistant").first).to_contain_text("<b>this</b>")
     page.locator("#content-2 textarea").press("End")
     for _ in range(4):
         page.locator("#content-2 textarea").press("Backspace")
-    page.locator("#content-2 textarea").press("Tab")
     expect(page.locator(".text-view .role-assistant").first).not_to_contain_text("do?")
     page.get_by_role("button", name="Add a message").click()
     write(page, 3, "And then?")
-    expect(view).to_contain_text("And·then?")
+    expect(view).to_contain_text("And then?")
     page.locator("#remove-0").click()
-    expect(view).not_to_contain_text("Answer·in·one")
-    expect(page.locator(".finding.note")).to_contain_text("text that you did not write")
+    expect(view).not_to_contain_text("Answer in one")
+    expect(page.locator(".finding", has_text="text that you did not write")).to_be_visible()
     page.locator("#up-2").click()
     expect(page.locator("#content-1 textarea")).to_have_value("And then?")
 
@@ -71,7 +68,7 @@ def test_the_generation_prompt_is_added_and_taken_away(page):
     choose(page, "Conversation", "Waiting for an answer")
     expect(view).to_contain_text("haiku")
     expect(view).not_to_contain_text("assistant↵")
-    page.get_by_label("Generation prompt").check()
+    page.get_by_role("checkbox", name="Generation prompt").check()
     expect(view).to_contain_text("assistant↵")
 
 
@@ -85,13 +82,13 @@ def test_json_is_another_way_in_and_bad_json_is_told(page):
         page.keyboard.insert_text(text)
 
     write(json.dumps([{"role": "user", "content": "From JSON"}]))
-    expect(page.locator(".text-view").first).to_contain_text("From·JSON")
+    expect(page.locator(".text-view").first).to_contain_text("From JSON")
     write('[{"role": "boss", "content": "x"}]')
     expect(page.locator(".problem")).to_contain_text("unknown role 'boss'")
-    expect(page.locator(".text-view").first).to_contain_text("From·JSON")  # nothing is lost
+    expect(page.locator(".text-view").first).to_contain_text("From JSON")  # nothing is lost
     tools = [{"type": "function", "function": {"name": "weather", "parameters": {}}}]
     write(json.dumps({"messages": [{"role": "user", "content": "With tools"}], "tools": tools}))
-    expect(page.locator(".text-view").first).to_contain_text("With·tools")
+    expect(page.locator(".text-view").first).to_contain_text("With tools")
     expect(page.locator(".problem")).to_have_count(0)
     expect(page.locator(".cm-content").first).to_contain_text("weather")
     write("[{")
@@ -105,6 +102,71 @@ def test_a_row_of_an_example_data_set_and_the_template(page):
     expect(page.locator(".text-view").first).to_contain_text("Northwind")
     page.get_by_role("tab", name="Template source").click()
     expect(page.locator(".cm-content").last).to_contain_text("for message in messages")
+
+
+def test_a_message_lights_up_in_every_view_by_mouse_and_by_keyboard(page):
+    expect(page.locator(".text-view").first).to_contain_text("sky")
+    page.locator(".text-view [data-m='1']").first.hover()
+    for view in (".text-view", ".token-view", ".mask-view"):
+        expect(page.locator(f"{view} .lit[data-m='1']").first).to_be_attached()
+    expect(page.locator(".lit[data-m='2']")).to_have_count(0)
+    expect(page.locator(".turn.m-1.lit").first).to_be_visible()
+    page.locator("#content-2 textarea").focus()
+    expect(page.locator(".text-view .lit[data-m='2']")).to_have_count(1)
+    page.locator(".text-view .msg").first.focus()
+    expect(page.locator(".mask-view .lit[data-m='0']").first).to_be_attached()
+
+
+def test_what_the_template_leaves_out_is_struck_through_and_a_finding_leads_there(page):
+    choose(page, "Conversation", "Thinking before answering")
+    expect(page.locator(".text-view del").first).to_contain_text("7 times 13 is 91.")
+    finding = page.locator(".finding.warning", has_text="7 times 13")
+    finding.get_by_role("button", name="Show where").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator(".text-view .flash")).to_have_count(1)
+    assert page.evaluate("document.activeElement.closest('.text-view, .scroll') !== null")
+
+
+def test_presets_another_source_and_its_errors(page):
+    choose(page, "Chat template", "Gemma · preset")
+    expect(page.locator("#views .problem")).to_contain_text("gemma has no system role")
+    expect(page.locator(".finding.error")).to_contain_text("does not render")
+    page.get_by_role("tab", name="What it can do").click()
+    expect(page.get_by_role("row", name="system message")).to_contain_text("refused")
+    page.locator("#remove-0").click()
+    expect(page.locator(".text-view").first).to_contain_text("<start_of_turn>model")
+    expect(page.locator(".finding.error", has_text="another model's template")).to_be_visible()
+    page.get_by_role("tab", name="Template source").click()
+    source = page.locator("#source .cm-content")
+    expect(source).to_contain_text("gemma")
+
+    def write(text):
+        source.click()
+        page.keyboard.press("Control+a")
+        page.keyboard.insert_text(text)
+
+    write("{% for m in messages %}\n<{{ m.role }}>{{ m.content }}\n{% endfor %}")
+    expect(page.locator(".text-view").first).to_contain_text("<user>Why is the sky blue?")
+    expect(page.get_by_label("Chat template", exact=True)).to_have_value("Edited on this page")
+    write("one\ntwo\n{% for m in messages %}")
+    expect(page.locator("#views .problem")).to_contain_text("line 3")
+    write("{% for i in range(99999) %}{% for j in range(99999) %}{% endfor %}{% endfor %}")
+    expect(page.locator("#views .problem")).to_contain_text("does not end within 2 seconds")
+    choose(page, "Chat template", "The model's own")
+    expect(page.locator(".text-view").first).to_contain_text("<|im_start|>user")
+
+
+def test_two_templates_side_by_side_and_what_if_they_are_mixed(page):
+    page.get_by_role("tab", name="Compare").click()
+    page.get_by_role("button", name="what if?").click()
+    expect(page.locator(".toast-body")).to_contain_text("No second template is chosen")
+    choose(page, "Compare with", "Zephyr · preset")
+    expect(page.locator(".pair .panel", has_text="our preset zephyr")).to_contain_text("<|user|>")
+    expect(page.locator("mark.differs", has_text="user").first).to_be_visible()
+    page.get_by_role("button", name="what if?").click()
+    expect(page.locator(".card", has_text="They do not fit")).to_contain_text("in a way that it never saw")
+    page.get_by_role("tab", name="What chat sends").click()
+    expect(page.locator(".good", has_text="The prompt begins the training text")).to_be_visible()
 
 
 def test_a_model_that_does_not_exist_is_told_in_words(page):
