@@ -3,41 +3,18 @@
 Reads what `ChatFormat.render` and `traits` found; renders nothing itself but for two questions about the date.
 """
 
-import re
-from dataclasses import dataclass
 from datetime import datetime
-from pathlib import Path
 
+from sft import token_findings
 from sft.chat_format import ChatFormat, Rendered
-from sft.embeddings import untrained
 from sft.errors import TemplateError, quoted
-from sft.layout import frozen, lay_out, render_text
+from sft.finding import LEVELS, Finding
+from sft.layout import frozen, render_text
 from sft.origins import Dropped, first_difference
 from sft.traits import Traits
 
-LEVELS = ("error", "warning", "note")
-# What templates write as control tokens. A tokenizer that does not know one splits it into ordinary pieces.
-_MARKER = re.compile(r"<\|[^\s<>|]{1,40}\|>|<(?:start|end)_of_turn>|</?s>|\[/?INST\]")
-_SURELY_CONTROL = re.compile(r"<\|[^\s<>|]{1,40}\|>|<(?:start|end)_of_turn>")
 # Two moments that every form of a date or a time writes apart from its first character on.
 _MOMENTS = (datetime(1987, 2, 3, 4, 5, 6), datetime(2012, 11, 24, 17, 38, 49))
-
-
-@dataclass(frozen=True)
-class Finding:
-    """Something that a person should know. `level` is 'error', 'warning' or 'note'.
-
-    `start` and `end` are characters of the rendered text, `message` the index of a message; None where it has no
-    place of that kind.
-    """
-
-    level: str
-    code: str
-    message: str
-    remedy: str
-    start: int | None = None
-    end: int | None = None
-    message_index: int | None = None
 
 
 def examine(
@@ -52,17 +29,17 @@ def examine(
     found = [
         *_origin(chat_format),
         *_turns(rendered),
-        *_ends(chat_format, rendered),
-        *_cut(chat_format, rendered, max_length),
+        *token_findings.ends(chat_format, rendered),
+        *token_findings.cut(chat_format, rendered, max_length),
         *_prompt(chat_format, rendered),
-        *_bos(chat_format, rendered),
+        *token_findings.bos(chat_format, rendered),
         *_injected(about, messages, rendered),
         *_dropped(messages, tools, rendered),
-        *_forged(chat_format, messages, rendered),
-        *_markers(chat_format, rendered),
+        *token_findings.forged(chat_format, messages, rendered),
+        *token_findings.markers(chat_format, rendered),
         *_day(chat_format, messages, tools, rendered),
         *_alternation(about),
-        *_padding(chat_format),
+        *token_findings.padding(chat_format),
     ]
     return sorted(found, key=lambda finding: LEVELS.index(finding.level))
 
@@ -111,76 +88,6 @@ def _turns(rendered: Rendered):
             )  # fmt: skip
 
 
-def _ends(chat_format: ChatFormat, rendered: Rendered):
-    """An assistant turn has to end in a stop token, but for white space after it."""
-    for start, end in rendered.assistant_spans:
-        if _stops(chat_format, rendered, start, end):
-            continue
-        outside = _next_marker(chat_format, rendered, end)
-        if outside:
-            yield Finding(
-                "error",
-                "stop_outside_mask",
-                f"The stop token {rendered.text[slice(*outside)]} of an assistant turn is not trained on, so the "
-                "model never learns to stop.",
-                "Put the stop token inside the template's {% generation %} marks.",
-                *outside,
-            )
-        else:
-            yield Finding(
-                "error",
-                "no_stop_token",
-                "An assistant turn ends in no stop token, so the model never learns to stop.",
-                "Use a template that ends the assistant's turn with the model's end token.",
-                start,
-                end,
-            )
-
-
-def _stops(chat_format: ChatFormat, rendered: Rendered, start: int, end: int) -> bool:
-    text = rendered.text[start:end].rstrip()
-    if rendered.token_ids is None:
-        ends = [match for match in _MARKER.finditer(text) if match.end() == len(text)]
-        eos = chat_format.variables.get("eos_token")
-        return bool(ends) or (bool(eos) and text.endswith(eos))
-    inside = [
-        token
-        for token, (at, to) in zip(rendered.token_ids, rendered.offsets, strict=True)
-        if start <= at < end and rendered.text[at:to].strip()
-    ]
-    return bool(inside) and inside[-1] in chat_format.stop_token_ids
-
-
-def _next_marker(chat_format: ChatFormat, rendered: Rendered, end: int) -> tuple[int, int] | None:
-    """A stop token that stands after a turn, outside its mask: it stands there too where nothing comes after."""
-    talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
-    try:
-        alone = chat_format.ask(lay_out, talk)
-    except TemplateError:
-        return None
-    tail = alone.text[alone.assistant_spans[-1][1] :].strip() if alone.assistant_spans else ""
-    if not _MARKER.fullmatch(tail) and tail != chat_format.variables.get("eos_token"):
-        return None
-    at = rendered.text.find(tail, end) if tail else -1
-    return (at, at + len(tail)) if at >= 0 and not rendered.text[end:at].strip() else None
-
-
-def _cut(chat_format: ChatFormat, rendered: Rendered, max_length: int | None):
-    if max_length is None or rendered.token_ids is None or len(rendered.token_ids) <= max_length:
-        return
-    at = rendered.offsets[max_length][0]
-    lost = [end for start, end in rendered.assistant_spans if start + len(rendered.text[start:end].rstrip()) > at]
-    yield Finding(
-        "warning",
-        "stop_cut",
-        f"At max length {max_length} the conversation of {len(rendered.token_ids)} tokens is cut here"
-        + (f", and with it the stop token of {len(lost)} assistant turn(s)." if lost else "."),
-        "Raise max_length, or shorten the conversation.",
-        at,
-        len(rendered.text),
-    )
-
-
 def _prompt(chat_format: ChatFormat, rendered: Rendered):
     prompt = rendered.prompt
     if prompt is None:
@@ -198,7 +105,7 @@ def _prompt(chat_format: ChatFormat, rendered: Rendered):
             prompt.parts_at if here else None,
             prompt.parts_at + 1 if here else None,
         )
-    elif chat_format.tokenizer is not None and (at := _tokens_part(chat_format, rendered)) is not None:
+    elif chat_format.tokenizer is not None and (at := token_findings.tokens_part(chat_format, rendered)) is not None:
         yield Finding(
             "warning",
             "prompt_tokens_differ",
@@ -221,27 +128,6 @@ def _prompt(chat_format: ChatFormat, rendered: Rendered):
 def _shared(rendered: Rendered, start: int, end: int) -> tuple[int | None, int | None]:
     """These characters of the prompt, where the rendered text has them too."""
     return (start, end) if rendered.text.startswith(rendered.prompt.text[:end]) else (None, None)
-
-
-def _tokens_part(chat_format: ChatFormat, rendered: Rendered) -> int | None:
-    """The character at which the tokens of the prompt and of the training text part, if they do."""
-    prompt = rendered.prompt
-    asked, offsets = chat_format.tokenize(prompt.text)
-    learned = rendered.token_ids if prompt.training == rendered.text else chat_format.tokenize(prompt.training)[0]
-    return next((at for token, other, (at, _) in zip(asked, learned, offsets, strict=False) if token != other), None)
-
-
-def _bos(chat_format: ChatFormat, rendered: Rendered):
-    bos = chat_format.variables.get("bos_token")
-    if bos and rendered.text.startswith(bos * 2):
-        yield Finding(
-            "error",
-            "doubled_bos",
-            f"The text begins with {bos} twice.",
-            "Take one of them out of the template.",
-            0,
-            2 * len(bos),
-        )
 
 
 def _injected(about: Traits, messages: list[dict], rendered: Rendered):
@@ -299,66 +185,6 @@ def _written_again(each: Dropped, text: str) -> bool:
     return text.startswith(each.text, each.at) or text.endswith(each.text, 0, each.at)
 
 
-def _forged(chat_format: ChatFormat, messages: list[dict], rendered: Rendered):
-    """Control tokens that somebody typed: the model reads them as if the template had written them."""
-    added = chat_format.tokenizer.added_tokens_decoder.values() if chat_format.tokenizer else []
-    template = chat_format.chat_template
-    # a token that is neither special nor written by the template may be a run of spaces, or an HTML tag
-    known = [str(token) for token in added if token.special or (str(token).strip() and str(token) in template)]
-    known += [value for name, value in chat_format.variables.items() if name.endswith("_token") and value]
-    pattern = re.compile("|".join(map(re.escape, sorted(known, key=len, reverse=True)))) if known else _SURELY_CONTROL
-    for span in rendered.spans:
-        typed = pattern.search(rendered.text, span.start, span.end)
-        if typed:
-            yield Finding(
-                "warning",
-                "forged_turn",
-                f"Message {span.message} ({span.role}) holds the control token {typed[0]}, which the model reads "
-                "as a real one: whoever wrote it can end the turn and begin another.",
-                "Take it out, or keep control tokens out of what visitors may type.",
-                *typed.span(),
-                span.message,
-            )
-
-
-def _markers(chat_format: ChatFormat, rendered: Rendered):
-    """Markers of the template that the tokenizer does not know, or that the model never learned."""
-    if chat_format.tokenizer is None:
-        return
-    added = {str(token): number for number, token in chat_format.tokenizer.added_tokens_decoder.items()}
-    written = [
-        match
-        for match in _SURELY_CONTROL.finditer(rendered.text)
-        if not any(span.start <= match.start() < span.end for span in rendered.spans)
-    ]
-    first = {}
-    for match in written:
-        first.setdefault(match[0], match.span())
-    foreign = [name for name in first if name not in added]
-    if foreign:
-        yield Finding(
-            "error",
-            "marker_not_a_token",
-            f"The template writes {', '.join(foreign)}, which this tokenizer splits into ordinary pieces: it is "
-            "another model's template.",
-            "Choose the model's own template, or a preset made for it.",
-            *first[foreign[0]],
-        )
-    where = chat_format.tokenizer.name_or_path
-    kept_here = bool(where) and Path(where).is_dir()
-    idle = untrained(Path(where), [added[name] for name in first if name in added], added.values()) if kept_here else []
-    if idle:
-        names = [name for name in first if added.get(name) in idle]
-        yield Finding(
-            "warning",
-            "untrained_marker",
-            f"The model was never trained on {', '.join(names)}: in its embedding matrix they cannot be told from "
-            "control tokens that no text holds. LoRA on the linear layers alone does not teach them.",
-            "Use the plain template, whose turns end in the model's own end-of-text token.",
-            *first[names[0]],
-        )
-
-
 def _day(chat_format: ChatFormat, messages, tools, rendered: Rendered):
     template = chat_format.chat_template
     if "strftime_now" not in template:
@@ -401,18 +227,6 @@ def _alternation(about: Traits):
             "no_generation_prompt",
             "The template does the same with and without a generation prompt.",
             "Nothing, if its prompts end where a reply begins: see the prompt that chat sends.",
-        )
-
-
-def _padding(chat_format: ChatFormat):
-    tokenizer = chat_format.tokenizer
-    if tokenizer is not None and tokenizer.pad_token is not None and tokenizer.pad_token == tokenizer.eos_token:
-        yield Finding(
-            "note",
-            "pad_is_eos",
-            f"The padding token is also the end token ({tokenizer.eos_token}). That is harmless here: what is trained "
-            "on is told by position, not by token, so real end tokens keep their labels.",
-            "Nothing here. Elsewhere, check that labels of the end token are not masked with the padding.",
         )
 
 

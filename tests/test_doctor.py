@@ -9,9 +9,10 @@ import pytest
 from test_layout import CALL, CALLING, CHATML, ENDING, ORIGINALS, PROMPT, TALKS, TOOLS, says, talk
 from tiny_models import tiny_tokenizer
 
-from sft import doctor
+from sft import doctor, token_findings
 from sft.chat_format import ChatFormat, preset
-from sft.doctor import LEVELS, examine, to_json
+from sft.doctor import examine, to_json
+from sft.finding import LEVELS
 
 TEMPLATE = CHATML + PROMPT
 BRIEF = talk("Hi", "Hello.", system="Be brief.")
@@ -117,7 +118,7 @@ CASES = {
 
 
 def test_every_finding_has_a_case():
-    codes = re.findall(r'Finding\(\s*"\w+",\s*"(\w+)"', inspect.getsource(doctor))
+    codes = re.findall(r'Finding\(\s*"\w+",\s*"(\w+)"', inspect.getsource(doctor) + inspect.getsource(token_findings))
     codes += re.findall(r'"(\w+)" if whole else "(\w+)"', inspect.getsource(doctor))[0]
     assert set(codes) == set(CASES)
 
@@ -226,7 +227,7 @@ def test_a_marker_without_training_is_told_at_its_first_place(tokenizer, tmp_pat
         assert set(control_ids) == set(tokenizer.added_tokens_decoder)
         return [ids[1]]
 
-    monkeypatch.setattr(doctor, "untrained", untrained)
+    monkeypatch.setattr(token_findings, "untrained", untrained)
     assert found(tokenizer, TEMPLATE)[1] == [] and asked == []  # made here, from no folder
     monkeypatch.setattr(tokenizer, "name_or_path", str(tmp_path))
     (each,) = found(tokenizer, TEMPLATE)[1]

@@ -10,7 +10,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ORDER = [
     "sft.errors", "sft.messages", "sft.config", "sft.json_text", "sft.files", "sft.tables", "sft.shapes", "sft.data",
-    "sft.layout", "sft.origins", "sft.traits", "sft.chat_format", "sft.embeddings", "sft.doctor", "sft.mismatch",
+    "sft.layout", "sft.origins", "sft.traits", "sft.chat_format", "sft.embeddings", "sft.finding",
+    "sft.token_findings", "sft.doctor", "sft.mismatch",
     "sft.sandbox", "sft.check", "sft.runs", "sft.embedded",
     "LINE",
     "sft.models", "sft.trainer", "sft.train", "sft.chat", "sft.evaluate", "sft.launch",

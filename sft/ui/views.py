@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import groupby, pairwise
 
 from sft.chat_format import TEMPLATE, Rendered
-from sft.doctor import Finding
+from sft.finding import Finding
 from sft.traits import Traits
 from sft.ui.paint import escape, visible
 
