@@ -5,8 +5,8 @@ one by one and only counts are kept, so that a large data set takes no more memo
 """
 
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from sft.chat_format import ChatFormat
@@ -87,10 +87,14 @@ def _edges(shortest: int, longest: int) -> list[int]:
 
 
 def check(
-    table: Table, chat_format: ChatFormat, max_length: int | None = None, columns: str | None = None
+    table: Table,
+    chat_format: ChatFormat,
+    max_length: int | None = None,
+    columns: str | None = None,
+    indices: Iterable[int] | None = None,
 ) -> Iterator[Verdict]:
-    """The verdicts, in the order of the rows, each made when it is asked for."""
-    for row in conversations(table, columns):
+    """The verdicts on all rows, or on those of `indices`, in order, each made when it is asked for."""
+    for row in conversations(table, columns, indices):
         yield check_row(row, chat_format, max_length)
 
 
@@ -98,12 +102,13 @@ def check_row(row: Row, chat_format: ChatFormat, max_length: int | None = None) 
     if row.conversation is None:
         return Verdict(row.place, "wrong", problems=row.problems)
     try:
-        encoded = chat_format.encode(row.conversation, max_length)
-        verdict, trained = encoded.verdict, encoded.trained
-        # what a cut took from the answers is only seen beside the whole row
-        lost_stop = verdict == "cut" and chat_format.encode(row.conversation).trained > trained
+        whole = chat_format.encode(row.conversation)
     except TemplateError as error:
         return Verdict(row.place, "wrong", problems=(error.message,))
+    # the cut that `encode` makes; what it took from the answers is only seen beside the whole row
+    encoded = replace(whole, input_ids=whole.input_ids[:max_length], labels=whole.labels[:max_length])
+    verdict, trained = encoded.verdict, encoded.trained
+    lost_stop = verdict == "cut" and whole.trained > trained
     ending = "its stop token is lost" if lost_stop else "no token that is trained on is lost"
     problems = {
         "kept": (),

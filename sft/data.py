@@ -6,7 +6,7 @@ number), so that it is seen and never trained on silently.
 
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from sft.config import TrainConfig
@@ -26,10 +26,11 @@ class Row:
     problems: tuple[str, ...] = ()
 
 
-def conversations(table: Table, columns: str | None = None) -> Iterator[Row]:
-    """A verdict for every row, in order. `columns` says what the columns hold where their names do not."""
+def conversations(table: Table, columns: str | None = None, indices: Iterable[int] | None = None) -> Iterator[Row]:
+    """A verdict for every row, or for those of `indices`, in order. `columns` says what the columns hold where their
+    names do not."""
     _, read = shape_of(table, columns)
-    for index in range(len(table.rows)):
+    for index in range(len(table.rows)) if indices is None else indices:
         yield _row(table.rows[index], table.place(index), read)
 
 

@@ -42,7 +42,8 @@ class Arm:
 
 def held_out_rows(run: Run, path: str | None = None, limit: int | None = None) -> list[Conversation]:
     """The run's own held-out rows, or those of the data at `path`."""
-    rows = data.usable(read_table(path))[0] if path else data.load_split(run.config()).held_out
+    config = run.config()
+    rows = data.usable(read_table(path), columns=config.columns)[0] if path else data.load_split(config).held_out
     rows = [row for row in rows if row.messages[-1]["role"] == "assistant" and row.messages[-1].get("content")][:limit]
     if not rows:
         raise DataError(

@@ -23,6 +23,10 @@ SENDERS = {
 }
 
 
+class UnknownShape(DataError):
+    """Nobody can tell from their names what the columns hold; the setting `columns` can say it."""
+
+
 @dataclass(frozen=True)
 class Shape:
     """Rows that have all of `columns` are read by `read`, or refused: why, and what to do instead."""
@@ -206,7 +210,7 @@ def shape_of(table: Table, columns: str | None = None) -> tuple[str, Reader]:
 
     Raises DataError where no shape is found or none that can be trained on, ConfigError where `columns` does not fit.
     """
-    first = [table.rows[index] for index in range(min(len(table.rows), FIRST_ROWS))]
+    first = _first(table)
     if columns is not None:
         return f"columns {columns}", _mapping(table, first, columns)
     named = [_in_lower_case(row).keys() for row in first]
@@ -223,8 +227,16 @@ def shape_of(table: Table, columns: str | None = None) -> tuple[str, Reader]:
     return shape.name, shape.messages
 
 
+def _first(table: Table) -> list[dict]:
+    return [table.rows[index] for index in range(min(len(table.rows), FIRST_ROWS))]
+
+
 def _in_lower_case(row: dict) -> dict:
     return {name.strip().lower(): value for name, value in row.items()} | row
+
+
+def column_names(table: Table) -> list[str]:
+    return _names(_first(table))
 
 
 def _names(rows: list[dict]) -> list[str]:
@@ -236,8 +248,8 @@ def _listed(names: list[str], limit: int = 20) -> str:
     return ", ".join(name[:60] for name in names[:limit]) + more
 
 
-def _unknown(table: Table, first: list[dict]) -> DataError:
-    return DataError(
+def _unknown(table: Table, first: list[dict]) -> UnknownShape:
+    return UnknownShape(
         f"{table.source}: no shape is known with the columns {_listed(_names(first))}.",
         f'Say what the columns hold, as in columns: "{_example(first)}" (check has --columns for it), or rename them '
         "to messages, or to question and answer.",
@@ -246,12 +258,29 @@ def _unknown(table: Table, first: list[dict]) -> DataError:
 
 def _example(first: list[dict]) -> str:
     """A setting `columns` for a table like this: a good guess, made of columns that are there."""
+    sides = _guess(first)
+    return written(sides if "messages" in sides else {"user": ["…"], "assistant": ["…"]} | sides)
+
+
+def guess(table: Table) -> dict[str, list[str]]:
+    """What the columns may hold, as far as the first rows tell: a side of the setting `columns` → columns."""
+    return _guess(_first(table))
+
+
+def _guess(first: list[dict]) -> dict[str, list[str]]:
     names = _names(first)
     dialogs = [name for name in names if any(isinstance(row.get(name), list) for row in first)]
     if dialogs:
-        return f"messages={dialogs[0]}"
+        return {"messages": dialogs[:1]}
     texts = [name for name in names if any(isinstance(row.get(name), str) for row in first)] or names
-    return f"user={texts[0]}, assistant={texts[1] if len(texts) > 1 else '…'}" if texts else "user=…, assistant=…"
+    worded = [name for name in texts if any(" " in str(row.get(name)) for row in first)]  # no number and no key
+    texts = worded if len(worded) > 1 else texts
+    return {side: [name] for side, name in zip(("user", "assistant"), texts, strict=False)}
+
+
+def written(sides: dict[str, list[str]]) -> str:
+    """The setting `columns` that says this."""
+    return ", ".join(f"{side}={'+'.join(columns)}" for side, columns in sides.items() if columns)
 
 
 # ---- the setting `columns` ----

@@ -10,10 +10,11 @@ from sft import doctor
 from sft.chat_format import ChatFormat, preset
 from sft.check import Verdict
 from sft.config import TrainConfig
-from sft.doctor import Finding
 from sft.errors import DataError, RunError, UserError
+from sft.finding import Finding
 from sft.mismatch import mismatch
 from sft.runs import create_run
+from sft.tables import read_table
 from sft.ui import arrived, chat, inputs, paint, preview, readiness, tune, versus, views, visitors, watch
 
 NASTY = '<img src=x onerror="alert(1)">${alert(2)}`'
@@ -46,7 +47,7 @@ def test_what_a_person_wrote_is_never_markup(chatml: ChatFormat, runs):
 
 
 def test_text_and_tokens_show_every_character(chatml: ChatFormat):
-    rendered = chatml.render([{"role": "user", "content": "a b\tc\n日🎉"}])
+    rendered = chatml.render([{"role": "user", "content": "a  b\tc\n日🎉"}])
     text, _, tokens = views.views(rendered, []).partition("<h3>Tokens")
     for seen in ("·", "⇥", "↵", "日", "🎉"):
         assert seen in text
@@ -96,7 +97,7 @@ def test_an_upload_is_kept_and_a_share_of_it_held_out(runs, write_rows):
     assert config.eval_share == 0.1
     assert config.dataset.startswith(str(runs))
     path.unlink()
-    assert len(tune.read_table(config.dataset).rows) == 20
+    assert len(read_table(config.dataset).rows) == 20
 
 
 @pytest.mark.parametrize(
@@ -189,7 +190,7 @@ def test_a_stored_owner_that_is_no_token_is_replaced(runs, monkeypatch, stored):
 def ready(monkeypatch):
     """A Readiness of the test's own, whose default is not the embedded model."""
     fresh = readiness.Readiness()
-    for user in ("sft.ui.READINESS", "sft.ui.inputs.READINESS", "sft.ui.preview.READINESS"):
+    for user in ("sft.ui.READINESS", "sft.ui.inputs.READINESS"):
         monkeypatch.setattr(user, fresh)
     monkeypatch.setattr(readiness.models, "default_model", lambda: ("some/model", "It is there."))
     monkeypatch.setattr(readiness.models, "load_tokenizer", lambda folder: None)
@@ -310,34 +311,6 @@ def test_a_held_out_question_may_have_no_text(monkeypatch, runs, write_rows):
     held_out = [type("Row", (), row)]
     monkeypatch.setattr(chat, "load_split", lambda config: type("Split", (), {"held_out": held_out}))
     assert chat.held_out_prompt("local", "one") == "q"
-
-
-# ---- files that change ----
-
-
-def test_a_file_that_changed_is_read_again(write_rows):
-    row = {"question": "a", "answer": "b"}
-    path = write_rows([row])
-    assert len(tune._table(str(path), None, "train").rows) == 1
-    write_rows([row] * 5)
-    assert len(tune._table(str(path), None, "train").rows) == 5
-    write_rows([row] * 4)
-    assert len(tune._table(str(path.parent), None, "train").rows) == 4
-
-
-def test_an_upload_that_could_not_be_copied_leaves_nothing_behind(runs, write_rows, monkeypatch):
-    path = write_rows([{"question": "a", "answer": "b"}], "mine.jsonl")
-
-    def half(source, target):
-        target.write_text("{")
-        raise OSError("disk full")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(tune.shutil, "copyfile", half)
-        with pytest.raises(OSError, match="disk full"):
-            tune._keep(path)
-    assert not [file for file in (runs / "uploads").rglob("*") if file.is_file()]
-    assert tune._keep(path).read_text() == path.read_text()
 
 
 # ---- the card of a run ----

@@ -13,7 +13,7 @@ import gradio as gr
 
 from sft import launch
 from sft.runs import list_runs, runs_dir
-from sft.ui import chat, paint, preview, tune, visitors
+from sft.ui import chat, preview, tune, visitors
 from sft.ui.readiness import READINESS
 
 _HERE = Path(__file__).parent
@@ -76,7 +76,7 @@ def build() -> gr.Blocks:
         ready_timer = gr.Timer(0.5)
         _wire(demo, tabs, owner_st, browser_bs, banner_html, ready_timer, preview_parts, tune_parts, chat_parts)
         tune_tab.select(_stand_by, **_QUIET)
-        tune_tab.select(_rows_when_ready, tune_parts["rows_inputs"], tune_parts["rows_outputs"], **_QUIET)
+        tune_tab.select(**tune_parts["look"])
         chat_tab.select(_import_chat, **_QUIET)
         chat_tab.select(_refresh_chat, [owner_st, chat_parts["run_dd"]], chat_parts["run_dd"], **_QUIET)
     return demo
@@ -109,7 +109,7 @@ def _wire(demo, tabs, owner_st, browser_bs, banner_html, ready_timer, preview_pa
     ).then(
         _when_ready(preview_parts["choose_template"], 3), preview_parts["template_inputs"],
         preview_parts["template_outputs"], **_QUIET,
-    )  # fmt: skip
+    ).then(**_rows_when_ready(**tune_parts["look"]))  # fmt: skip
     run_dd.change(remember, [owner_st, run_dd], browser_bs, **_QUIET)
     tune_parts["chat_btn"].click(to_chat, [owner_st, run_dd], [tabs, chat_dd], **_QUIET)
 
@@ -131,11 +131,13 @@ def watch(*chosen: str) -> tuple:
     return READINESS.banner(), gr.Timer(active=False), *models
 
 
-def _rows_when_ready(*inputs):
-    """Opening the tab early fetches nothing beside the model that is on its way."""
-    if READINESS.settled:
-        return tune.user_errors(tune.show_rows)(*inputs)
-    return paint.empty("The model is being prepared. Press “Look at the rows” when it is ready."), gr.skip()
+def _rows_when_ready(fn, outputs: list, **look) -> dict:
+    """The same look at the rows, once it is settled which model there is."""
+
+    def shown(*inputs):
+        yield from fn(*inputs) if READINESS.settled else [(gr.skip(),) * len(outputs)]
+
+    return {"fn": shown, "outputs": outputs, **look}
 
 
 def _when_ready(show, outputs: int):

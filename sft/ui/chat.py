@@ -171,7 +171,7 @@ def suggested_system(owner: str, who: str | None) -> str:
         config = run_of(owner, who).config()
         table = read_table(config.dataset, config.dataset_config, config.train_split)
         found = set()
-        for row, _ in zip(conversations(table), range(50), strict=False):
+        for row, _ in zip(conversations(table, config.columns), range(50), strict=False):
             first = row.conversation.messages[0] if row.conversation else {}
             found.add(first.get("content") if first.get("role") == "system" else None)
         return found.pop() or "" if len(found) == 1 else ""

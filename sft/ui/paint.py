@@ -38,7 +38,7 @@ def empty(text: str) -> str:
 
 
 def loading(text: str) -> str:
-    return f'<div class="card empty-state loading" role="status">{escape(text)}</div>'
+    return f'<div class="card empty-state reading" role="status">{escape(text)}</div>'
 
 
 def verdict(verdict: Verdict) -> str:

@@ -3,34 +3,27 @@
 The page trains nothing itself: it writes a config, launch.py starts the process, and a timer reads the run folder.
 """
 
-import hashlib
-import secrets
-import shutil
 from dataclasses import asdict, fields
-from functools import lru_cache
 from pathlib import Path
 
 import gradio as gr
 import pandas as pd
 
-from sft import doctor, launch, models
-from sft.check import Summary, check_row
+from sft import launch, models
 from sft.config import TrainConfig, read_yaml
-from sft.data import conversations
-from sft.errors import DataError, UserError
+from sft.errors import UserError
 from sft.runs import Run, Status, runs_dir
 from sft.shapes import shape_of
-from sft.tables import Table, read_table
-from sft.ui import paint, views
-from sft.ui.inputs import DATA, format_of, guard_model, is_path, stamp, user_errors
+from sft.ui import paint, rows
+from sft.ui.inputs import DATA, guard_model, user_errors
+from sft.ui.sources import chosen, table_of
 from sft.ui.visitors import check_owner, run_of, runs_of
 
-CHECKED = 1000  # rows that the summary looks at; more would hold the page
 CURVE_POINTS = 240
 MAIN = ("max_steps", "learning_rate", "lora_r", "per_device_train_batch_size", "max_length")
 ADVANCED = (
     "lora_alpha", "lora_dropout", "target_modules", "gradient_accumulation_steps", "lr_scheduler_type",
-    "warmup_steps", "weight_decay", "max_grad_norm", "eval_steps", "max_eval_samples", "on_bad_rows", "seed",
+    "warmup_steps", "weight_decay", "max_grad_norm", "eval_steps", "max_eval_samples", "on_bad_rows", "columns", "seed",
 )  # fmt: skip
 SETTINGS = (*MAIN, *ADVANCED)
 FIELDS = {item.name: item for item in fields(TrainConfig)}
@@ -56,6 +49,7 @@ def build(owner_st: gr.State) -> dict:
                 hub_tb = gr.Textbox(label="Hub id", placeholder="HuggingFaceTB/smoltalk", min_width=160)
                 config_tb = gr.Textbox(label="Config", placeholder="all", min_width=80)
                 split_tb = gr.Textbox("train", label="Split", min_width=80)
+            look_btn = gr.Button("Look at the rows", size="sm", elem_id="look-at-rows")
             with gr.Row():
                 main = [_field(name) for name in MAIN]
             with gr.Accordion("Advanced: names as in TRL and PEFT", open=False), gr.Row():
@@ -63,6 +57,9 @@ def build(owner_st: gr.State) -> dict:
             with gr.Row():
                 start_btn = gr.Button("Start tuning", variant="primary", elem_id="start-tuning")
                 stop_btn = gr.Button("Stop", interactive=False, elem_id="stop-tuning")
+        source = [source_rd, example_dd, upload_fl, hub_tb, config_tb, split_tb]
+        looks = [look_btn.click, source_rd.change, upload_fl.upload, hub_tb.submit, config_tb.submit, split_tb.submit]
+        max_length_nb, columns_tb = main[MAIN.index("max_length")], advanced[ADVANCED.index("columns")]
         with gr.Column(scale=6, min_width=320):
             run_dd = gr.Dropdown([], label="Run", info="Newest first", elem_id="run-picker")
             card_html = gr.HTML(paint.empty("No run yet. Choose data and settings, then press Start tuning."))
@@ -72,16 +69,10 @@ def build(owner_st: gr.State) -> dict:
             )  # fmt: skip
             chat_btn = gr.Button("Chat with it", visible=False, elem_id="chat-with-run")
             with gr.Accordion("Rows as they will be trained on", open=True):
-                with gr.Row(equal_height=True, elem_classes="row-picker"):
-                    row_nb = gr.Number(1, label="Row", minimum=1, precision=0, min_width=80, scale=1)
-                    look_btn = gr.Button("Look at the rows", scale=2)
-                summary_html = gr.HTML(paint.empty("Choose a data set to see what a row teaches."))
-                row_html = gr.HTML()
+                look = rows.build(model_dd, max_length_nb, columns_tb, source, looks)
     seen_st = gr.State("")  # what the card showed last, so that nothing is sent when nothing changed
     timer = gr.Timer(1.0)
 
-    source = [source_rd, example_dd, upload_fl, hub_tb, config_tb, split_tb]
-    rows_inputs = [model_dd, row_nb, main[MAIN.index("max_length")], *source]
     shown = [card_html, curve_lp, stop_btn, chat_btn, seen_st]
 
     def choose_source(kind):
@@ -103,12 +94,7 @@ def build(owner_st: gr.State) -> dict:
         return gr.update(value="Stopping …", interactive=False)
 
     source_rd.change(choose_source, source_rd, [example_dd, upload_fl, hub_row], **_QUIET)
-    example_dd.change(use_example_settings, example_dd, [*main, *advanced], **_QUIET)
-    for trigger in (example_dd.change, upload_fl.upload, row_nb.change, look_btn.click):
-        trigger(
-            user_errors(show_rows), rows_inputs, [summary_html, row_html],
-            trigger_mode="always_last", show_progress="minimal", api_visibility="private",
-        )  # fmt: skip
+    example_dd.change(use_example_settings, example_dd, [*main, *advanced], **_QUIET).then(**look)
     start_btn.click(
         user_errors(begin), [owner_st, model_dd, *main, *advanced, *source], run_dd, api_visibility="private"
     ).success(show_run, [owner_st, run_dd], shown, **_QUIET)
@@ -117,8 +103,7 @@ def build(owner_st: gr.State) -> dict:
     timer.tick(refresh, [owner_st, run_dd, seen_st], shown, queue=False, **_QUIET)
     return {
         "model_dd": model_dd, "run_dd": run_dd, "chat_btn": chat_btn, "fields": [*main, *advanced],
-        "use_example_settings": use_example_settings, "rows_inputs": rows_inputs,
-        "rows_outputs": [summary_html, row_html], "show_run": show_run, "shown": shown,
+        "use_example_settings": use_example_settings, "look": look, "show_run": show_run, "shown": shown,
     }  # fmt: skip
 
 
@@ -128,7 +113,7 @@ def _field(name: str):
     about = {"label": rules["label"], "info": rules["help"], "min_width": 150, "elem_id": f"setting-{name}"}
     if rules["choices"]:
         return gr.Dropdown(list(rules["choices"]), value=default, **about)
-    if isinstance(default, str):
+    if isinstance(default, str | None):  # only a text may be left out
         return gr.Textbox(default, **about)
     return gr.Number(default, precision=0 if isinstance(default, int) else None, **about)
 
@@ -139,103 +124,20 @@ def example_settings(name: str) -> dict:
     return asdict(TrainConfig.from_dict(values, name))
 
 
-def make_config(model, settings, kind, example, upload, hub_id, hub_config, split) -> TrainConfig:
+def make_config(model, settings, kind, example, *upload_and_hub) -> TrainConfig:
     """The config that the page's fields describe. Raises UserError for each thing that is wrong or missing."""
     guard_model(model)
-    values = {"model": model, **{key: value for key, value in settings.items() if value is not None}}
+    values = {"model": model, **{key: value for key, value in settings.items() if value not in (None, "")}}
+    source = chosen(kind, example, *upload_and_hub)
     if kind == "Example":
-        held_out = DATA[example].with_suffix(".eval.jsonl")
-        values |= {"dataset": str(DATA[example]), "eval_dataset": str(held_out)}
+        values |= {"dataset": source.name, "eval_dataset": str(DATA[example].with_suffix(".eval.jsonl"))}
     else:
-        name, config_name, split_name = _source(kind, example, upload, hub_id, hub_config, split)
-        values |= {"dataset": name, "dataset_config": config_name, "train_split": split_name, "eval_share": 0.1}
+        values |= {"dataset": source.name, "dataset_config": source.config, "train_split": source.split}
+        values |= {"eval_share": 0.1}
     config = TrainConfig.from_dict(values, "The settings")
     if kind != "Hub":
-        shape_of(read_table(config.dataset))  # what cannot be read is said here, not by a run that fails
+        shape_of(table_of(source), config.columns)  # what cannot be read is said here, not by a run that fails
     return config
-
-
-def _source(kind, example, upload, hub_id, hub_config, split) -> tuple[str, str | None, str]:
-    if kind == "Example":
-        return str(DATA[example]), None, "train"
-    if kind == "Upload":
-        if not upload:
-            raise DataError("No file is uploaded yet.", "Drop a JSONL, JSON, CSV or Parquet file above.")
-        return str(_keep(Path(upload))), None, "train"
-    name = (hub_id or "").strip()
-    if not name:
-        raise DataError("No Hub id is given yet.", "Write an id such as HuggingFaceTB/smoltalk.")
-    if is_path(name):
-        raise DataError(f"{name} names a file of this machine.", "Upload the file, or give a Hub id.")
-    return name, (hub_config or "").strip() or None, (split or "").strip() or "train"
-
-
-def _keep(upload: Path) -> Path:
-    """The uploaded file under a name that outlives the page, so that its run can be run again."""
-    with upload.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
-    kept = runs_dir() / "uploads" / digest / upload.name
-    if not kept.exists():
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        # Under its final name only when whole: a copy that was killed would be taken for the file ever after.
-        part = kept.with_name(f".{secrets.token_hex(8)}.part")
-        try:
-            shutil.copyfile(upload, part)
-            part.replace(kept)
-        finally:
-            part.unlink(missing_ok=True)
-    return kept
-
-
-# ---- rows ----
-
-
-def _table(name: str, config: str | None, split: str) -> Table:
-    return _table_at(name, config, split, stamp(name))
-
-
-@lru_cache(maxsize=4)
-def _table_at(name: str, config: str | None, split: str, stamp: tuple) -> Table:
-    return read_table(name, config, split)
-
-
-def show_rows(model, number, max_length, *source):
-    """The verdicts on the data set in short, and one row as it will be trained on."""
-    table = _table(*_source(*source))
-    shape, _ = shape_of(table)
-    chat_format = format_of(model)
-    chosen = min(max(int(number or 1), 1), len(table.rows)) - 1
-    summary, first_bad, row = Summary(), None, None
-    for index, candidate in enumerate(conversations(table)):
-        if index >= CHECKED and index > chosen:
-            break
-        if index == chosen:
-            row = candidate
-        if index < CHECKED:
-            verdict = check_row(candidate, chat_format, int(max_length))
-            summary.add(verdict)
-            first_bad = first_bad or (verdict if verdict.verdict != "kept" else None)
-    return _summary(table, shape, summary, first_bad), _row(row, chat_format, int(max_length))
-
-
-def _summary(table: Table, shape: str, summary: Summary, first_bad) -> str:
-    first = f" (looked at the first {summary.rows:,})" if summary.rows < len(table.rows) else ""
-    bad = f"<p>First of the others: {paint.verdict(first_bad)}</p>" if first_bad else ""
-    return (
-        f'<div class="summary"><b>{paint.escape(table.source)}</b>: {len(table.rows):,} rows{first}, shape '
-        f"{paint.escape(shape)}. {summary.kept:,} kept whole, {summary.cut:,} cut, {summary.dropped:,} dropped, "
-        f"{summary.wrong:,} wrong. {summary.trained:,} of {summary.tokens:,} tokens are trained on; the longest row "
-        f"has {summary.longest}.{bad}</div>"
-    )
-
-
-def _row(row, chat_format, max_length: int) -> str:
-    verdict = paint.verdict(check_row(row, chat_format, max_length))
-    if row.conversation is None:
-        return verdict
-    asked = row.conversation.messages, row.conversation.tools
-    rendered = chat_format.render(*asked)
-    return verdict + views.views(rendered, doctor.examine(chat_format, *asked, rendered, max_length))
 
 
 # ---- runs ----
