@@ -131,17 +131,20 @@ def build(demo: gr.Blocks) -> dict:
     view_inputs = [*format_inputs, conversation_st, prompt_cb]
 
     def live(trigger, change, inputs):
-        """Wires a change of the conversation: the new one and its views come back in one round trip."""
+        """Wires a change of the words: the new conversation and what it changes come back in one round trip."""
+        follows = [shown.index(each) for each in (views_html, findings_html, sent_html, versus_html)]
 
         def changed(*values):
             *own, conversation = values[: len(inputs) + 1]
             *format_values, prompted = values[len(inputs) + 1 :]
             new = change(*own, conversation)
             if new is None:
-                return (gr.skip(),) * (1 + len(shown))
-            return new, *show(*format_values, new, prompted)
+                return (gr.skip(),) * (1 + len(follows))
+            seen = show(*format_values, new, prompted)
+            return new, *(seen[at] for at in follows)
 
-        trigger(changed, [*inputs, conversation_st, *format_inputs, prompt_cb], [conversation_st, *shown], **_LIVE)
+        outputs = [conversation_st, *(shown[at] for at in follows)]
+        trigger(changed, [*inputs, conversation_st, *format_inputs, prompt_cb], outputs, **_LIVE)
 
     with editor_column:
         editor.build(demo, conversation_st, shape_st, live)
