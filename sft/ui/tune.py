@@ -58,7 +58,8 @@ def build(owner_st: gr.State) -> dict:
                 start_btn = gr.Button("Start tuning", variant="primary", elem_id="start-tuning")
                 stop_btn = gr.Button("Stop", interactive=False, elem_id="stop-tuning")
         source = [source_rd, example_dd, upload_fl, hub_tb, config_tb, split_tb]
-        looks = [look_btn.click, source_rd.change, upload_fl.upload, hub_tb.submit, config_tb.submit, split_tb.submit]
+        looks = [look_btn.click, source_rd.change, upload_fl.upload, upload_fl.clear]
+        looks += [hub_tb.submit, config_tb.submit, split_tb.submit]
         max_length_nb, columns_tb = main[MAIN.index("max_length")], advanced[ADVANCED.index("columns")]
         with gr.Column(scale=6, min_width=320):
             run_dd = gr.Dropdown([], label="Run", info="Newest first", elem_id="run-picker")
