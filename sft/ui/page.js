@@ -29,10 +29,14 @@
     light({ target: document.activeElement });
   };
   // Gradio tells of keys that write, but not of pasting, deleting and what a telephone's keyboard puts in.
+  let pressed = false;
   const edited = (event) => {
-    if (!event.target.matches?.(".turn textarea") || /^insert(Text|LineBreak)$/.test(event.inputType)) return;
-    event.target.dispatchEvent(new KeyboardEvent("keypress", { key: "Unidentified" }));
+    if (!pressed && event.target.matches?.(".turn textarea")) {
+      event.target.dispatchEvent(new KeyboardEvent("keypress", { key: "Unidentified" }));
+    }
+    pressed = false;
   };
+  document.addEventListener("keypress", (event) => (pressed = event.isTrusted), true);
   document.addEventListener("input", edited);
   document.addEventListener("mouseover", light);
   document.addEventListener("focusin", light);
