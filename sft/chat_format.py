@@ -220,7 +220,9 @@ def presets() -> list[str]:
 
 
 def preset(name: str) -> str:
-    """The source of one of our own templates, such as 'plain' or 'chatml'."""
+    """The source of one of our own templates, such as 'plain' or 'chatml'. Raises TemplateError for another name."""
+    if name not in presets():
+        raise TemplateError(f"There is no preset {name[:60]!r}.", f"Choose one of {', '.join(presets())}.")
     return (PRESETS / f"{name}.jinja").read_text(encoding="utf-8")
 
 

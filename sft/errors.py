@@ -4,6 +4,7 @@
     ├── MessagesError    a conversation breaks a rule
     ├── DataError        a file or data set cannot be used
     ├── TemplateError    a chat template does not render
+    │   └── SandboxBusy  no process was free to render it
     ├── ConfigError      a setting is unknown or out of range
     ├── ModelError       a model cannot be had or is not safe to load
     └── RunError         a run does not exist, or is in no state for what was asked
@@ -42,6 +43,10 @@ class TemplateError(UserError):
         super().__init__(message, hint)
         self.line = line
         self.reason = reason or message
+
+
+class SandboxBusy(TemplateError):
+    """No process of the sandbox was free; trying again may help."""
 
 
 class ConfigError(UserError):

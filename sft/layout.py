@@ -18,7 +18,9 @@ _MARK = re.compile(r"\{%-?\s*generation\s*-?%\}")
 _COMMENT = re.compile(r"\{#.*?#\}", re.DOTALL)
 # transformers tracks `{% generation %}` on the compiled template itself, so two threads must not render at once.
 _rendering = threading.Lock()
-_CLOCK = re.compile(r"""strftime_now\(\s*(?P<quote>['"])(?P<format>.*?)(?P=quote)\s*\)""")
+_REPLY = "\ue000"  # no template looks for it
+_FROZEN = "{% macro strftime_now(format) %}"  # how a frozen template begins
+_CLOCK = [f"%{code}" for code in "YymBbdeAajHIMSpZzFTxXcDuwU"]
 
 
 @dataclass(frozen=True)
@@ -86,17 +88,39 @@ def _turn(template, variables, messages, tools, text) -> tuple[int, int] | None:
         asked = render_text(template, variables, messages[:-1], tools, True)
         if not text.startswith(asked):
             return None
-        answered = render_text(template, variables, messages, tools)
-        if not text.startswith(answered) or _always_prompts(template, json.dumps(variables, sort_keys=True)):
-            # A conversation may end in more, or in something else, than a turn does. What stands before the next
-            # generation prompt is the turn. A template that always adds one has nothing else to say of no messages.
-            opening = generation_prompt(template, variables) or render_text(template, variables, [], tools)
-            prompted = render_text(template, variables, messages, tools, True)
-            answered = prompted.removesuffix(opening) if opening and prompted.endswith(opening) else ""
+        for ending in _endings(template, json.dumps(variables, sort_keys=True)):
+            answered = render_text(template, variables, messages, tools, ending is not None)
+            if not answered.endswith(ending or ""):
+                continue
+            answered = answered.removesuffix(ending or "")
+            if text.startswith(answered) and len(answered) > len(asked):
+                return len(asked), len(answered)
     except TemplateError:
-        return None
-    certain = text.startswith(answered) and len(answered) > len(asked)
-    return (len(asked), len(answered)) if certain else None
+        pass
+    return None
+
+
+@lru_cache(maxsize=64)
+def _endings(template: str, variables: str) -> list[str | None]:
+    """What to take from the end of a rendered turn to have the turn alone, the surest first. None is nothing.
+
+    A conversation may end in more, or in something else, than a turn does. Then what stands before the next generation
+    prompt is the turn, and that prompt is what to take away; some templates add one always.
+    """
+    settings, opening = json.loads(variables), _generation_prompt(template, variables)
+    talk = [{"role": "user", "content": "a"}, {"role": "assistant", "content": _REPLY}]
+    try:
+        ended, asked, goes_on = (
+            render_text(template, settings, messages, None, prompted)
+            for messages, prompted in ((talk, False), (talk, True), ([*talk, talk[0]], False))
+        )
+    except TemplateError:
+        return [None]
+    same = first_difference(ended, goes_on)
+    if same < len(ended) and same >= ended.find(_REPLY) + len(_REPLY) and asked.startswith(ended):
+        header = render_text(template, settings, [], None, True)  # it has nothing else to say of no messages
+        return [header] if header else []
+    return [None, opening] if opening else [None]
 
 
 def generation_prompt(template: str, variables: dict) -> str | None:
@@ -116,21 +140,6 @@ def _generation_prompt(template: str, variables: str) -> str | None:
         if asked.startswith(closed):
             return asked.removeprefix(closed)
     return None
-
-
-@lru_cache(maxsize=64)
-def _always_prompts(template: str, variables: str) -> bool:
-    """Whether every conversation ends in a generation prompt, one that ends in a reply too."""
-    if _generation_prompt(template, variables) != "":
-        return False
-    user, assistant = {"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}
-    try:
-        ended, goes_on = (
-            render_text(template, json.loads(variables), talk) for talk in ([user, assistant], [user, assistant, user])
-        )
-    except TemplateError:
-        return False
-    return not goes_on.startswith(ended)
 
 
 def _render(template, variables, messages, tools, add_generation_prompt, marks) -> tuple[str, list[tuple[int, int]]]:
@@ -163,17 +172,18 @@ def _render(template, variables, messages, tools, add_generation_prompt, marks) 
         MemoryError,
         SyntaxError,  # of the Python that jinja2 makes of the template: a `break` outside a loop, 21 loops in a row
     ) as error:
-        raise _explained(error) from None
+        raise _explained(error, first=2 if template.startswith(_FROZEN) else 1) from None
     return texts[0], [tuple(span) for span in spans[0]] if spans else []
 
 
-def _explained(error: Exception) -> TemplateError:
-    """What a template did wrong, and in which of its lines."""
+def _explained(error: Exception, first: int) -> TemplateError:
+    """What a template did wrong, and in which of its lines, of which `first` is the first of its own."""
     line = None if isinstance(error, SyntaxError) else getattr(error, "lineno", None)
     frame = error.__traceback__
     while frame:  # jinja2 gives the frames of a template's code the lines of its source
         line = frame.tb_lineno if frame.tb_frame.f_code.co_filename == "<template>" else line
         frame = frame.tb_next
+    line = line and line - first + 1
     where = f", line {line}" if line else ""
     said = error.msg if isinstance(error, SyntaxError) else str(error)  # without the line of jinja2's Python
     reason = said or {MemoryError: "it needs too much memory"}.get(type(error), type(error).__name__)
@@ -185,6 +195,18 @@ def _explained(error: Exception) -> TemplateError:
     )
 
 
-def frozen(template: str, day: date) -> str:
-    """The template with `day` written in where it would ask for today's date, so that it renders alike tomorrow."""
-    return _CLOCK.sub(lambda call: json.dumps(day.strftime(call["format"]), ensure_ascii=False), template)
+def frozen(template: str, moment: date) -> str:
+    """The template with `moment` for the real one, so that it renders alike tomorrow.
+
+    A macro in its first line takes the place of transformers' `strftime_now`.
+    """
+    if "strftime_now" not in template:
+        return template
+    said = {code: moment.strftime(code) for code in _CLOCK} | {"%-d": str(moment.day), "%-m": str(moment.month)}
+    told = "".join(f" | replace({json.dumps(code)}, {json.dumps(words)})" for code, words in said.items())
+    return f"{_FROZEN}{{{{ format{told} }}}}{{% endmacro %}}\n{template}"
+
+
+def first_difference(one: str, other: str) -> int:
+    """The first character that is not the same in both."""
+    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from sft.errors import TemplateError
-from sft.layout import render_text
+from sft.layout import first_difference, render_text
 
 KEYS = ("reasoning_content", "thinking", "reasoning", "content")  # what of a message somebody wrote
 _PRIVATE = [chr(code) for code in range(0xE000, 0xF900)]  # no template looks for these and none trims them
@@ -63,11 +63,11 @@ class Origins:
 
 @dataclass(frozen=True)
 class _Words:
-    """What one key of one message holds."""
+    """A text in a message, and the keys that lead to it: `("content",)`, or deeper in its tool calls."""
 
     message: int
     role: str
-    key: str
+    keys: tuple
     text: str
 
 
@@ -95,10 +95,9 @@ def trace(
 
     text = render(messages)
     words = [
-        _Words(index, message["role"], key, message[key])
+        _Words(index, message["role"], keys, text)
         for index, message in enumerate(messages)
-        for key in KEYS
-        if isinstance(message.get(key), str) and message[key]
+        for keys, text in _texts(message)
     ]
     known = set(text).union(*(each.text for each in words))
     mark = next(char for char in _PRIVATE if char not in known)
@@ -115,11 +114,39 @@ def trace(
     return Origins(spans, dropped, _prompt(template, variables, messages, tools), reads_tools)
 
 
+def _texts(message: dict) -> Iterator[tuple[tuple, str]]:
+    """What somebody wrote in a message: its words, and the names and texts of its tool calls."""
+    for key in KEYS:
+        if isinstance(message.get(key), str) and message[key]:
+            yield (key,), message[key]
+    for at, call in enumerate(message.get("tool_calls") or []):
+        inside = ("function",) if isinstance(call.get("function"), dict) else ()
+        function = call["function"] if inside else call
+        for key, value in (("name", function.get("name")), ("arguments", function.get("arguments"))):
+            if isinstance(value, str) and value:
+                yield ("tool_calls", at, *inside, key), value
+            elif isinstance(value, dict):
+                yield from (
+                    (("tool_calls", at, *inside, key, name), text)
+                    for name, text in value.items()
+                    if isinstance(text, str) and text
+                )
+
+
+def _exchanged(value, keys: tuple, text: str):
+    """A copy of `value` in which the keys lead to `text`."""
+    if not keys:
+        return text
+    copy = value.copy()
+    copy[keys[0]] = _exchanged(value[keys[0]], keys[1:], text)
+    return copy
+
+
 def _all_at_once(render: Callable, messages, words: list[_Words], text: str, mark: str) -> list[_Kept] | None:
     """Every place, by one rendering; None where the template treats the probes unlike the words."""
-    probed = [dict(message) for message in messages]
+    probed = list(messages)
     for number, each in enumerate(words):
-        probed[each.message][each.key] = f"{mark}{number}{mark}"
+        probed[each.message] = _exchanged(probed[each.message], each.keys, f"{mark}{number}{mark}")
     forms = {number: _trims(each.text) for number, each in enumerate(words)}
     try:
         return _match(render(probed), text, forms, words, mark)
@@ -132,8 +159,8 @@ def _one(render: Callable, messages, words: list[_Words], number: int, text: str
     each = words[number]
 
     def places(first: int, last: int) -> list[_Kept]:
-        probed = [dict(message) for message in messages]
-        probed[each.message][each.key] = f"{each.text[:first]}{mark}{number}{mark}{each.text[last:]}"
+        probed, probe = list(messages), f"{each.text[:first]}{mark}{number}{mark}{each.text[last:]}"
+        probed[each.message] = _exchanged(probed[each.message], each.keys, probe)
         whole = (first, last) == (0, len(each.text))
         try:
             return _match(render(probed), text, {number: _trims(each.text) if whole else [(first, last)]}, words, mark)
@@ -200,6 +227,8 @@ def _dropped(words: list[_Words], kept: list[_Kept]) -> Iterator[Dropped]:
     at = 0
     for number, each in enumerate(words):
         places = [place for place in kept if place.words == number]
+        if len(each.keys) > 1:  # of tool calls it is asked whether the template reads them at all
+            continue
         if not places:
             yield Dropped(at, each.text, each.role, each.message)
             continue
@@ -237,8 +266,3 @@ def _prompt(template, variables, messages, tools) -> Prompt | None:
         return None
     parts_at = None if training.startswith(text) else first_difference(text, training)
     return Prompt(text, len(asked), training, parts_at)
-
-
-def first_difference(one: str, other: str) -> int:
-    """The first character that is not the same in both."""
-    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))

@@ -30,12 +30,14 @@ from types import UnionType
 from typing import get_args, get_origin, get_type_hints
 
 from sft.chat_format import ChatFormat, preset, presets, run_here
-from sft.errors import TemplateError
+from sft.errors import SandboxBusy, TemplateError
 from sft.layout import lay_out, render_text
 from sft.origins import trace
 from sft.traits import traits
 
-SECONDS = 2.0  # for one call
+SECONDS = 2.0  # for one call about a conversation of up to USUAL messages; each turn of it is rendered apart,
+USUAL = 40  # so more messages may take longer in proportion,
+LONGEST = 20.0  # up to so many seconds
 MEMORY = 256 * 2**20  # bytes that a worker may take, besides what it has from the seed
 CHARACTERS = 500_000  # of a rendered text: some 125,000 tokens
 WORKERS = 4  # that work at a time; as many wait for their template to come again
@@ -101,12 +103,14 @@ class _Pool:
     def run(self, function: Callable, arguments: tuple):
         if len(arguments[0]) > CHARACTERS:
             raise TemplateError(f"The chat template is longer than {CHARACTERS:,} characters.", "Shorten it.")
-        request = json.dumps([function.__name__, arguments]).encode() + b"\n"
+        # what is no JSON, transformers shows to a template in the same way
+        plain = json.dumps([function.__name__, arguments], default=lambda value: f"<{type(value).__name__}>")
+        request = plain.encode() + b"\n"
         self._enter()
         try:
             worker = self._take(arguments[0])
             try:
-                kind, value = worker.answer(request, get_type_hints(function)["return"])
+                kind, value = worker.answer(request, get_type_hints(function)["return"], _seconds(*arguments))
             except BaseException:
                 worker.end()
                 raise
@@ -131,7 +135,7 @@ class _Pool:
             with self._lock:
                 if turn in self._line:  # else it came just now
                     self._line.remove(turn)
-                    raise TemplateError(
+                    raise SandboxBusy(
                         "The sandbox, where templates of unknown origin are rendered, is busy.",
                         "Try again in some seconds.",
                     )
@@ -227,17 +231,17 @@ class _Worker:
         self._seed.end(self.pid)
         self._channel.close()
 
-    def answer(self, request: bytes, kind) -> tuple[str, object]:
+    def answer(self, request: bytes, kind, seconds: float) -> tuple[str, object]:
         """'value' and what the function gave, 'refused' and a TemplateError's arguments, or 'defect' and a traceback.
 
         Raises TemplateError where no such answer comes.
         """
         try:
-            said, value = json.loads(self._reply(request, time.monotonic() + SECONDS))
+            said, value = json.loads(self._reply(request, time.monotonic() + seconds))
             return said, _rebuilt({"value": kind, "refused": _Refusal, "defect": str}[said], value)
         except TimeoutError:
             raise TemplateError(
-                f"The chat template does not end within {SECONDS:.0f} seconds.",
+                f"The chat template does not end within {seconds:.0f} seconds.",
                 "Look for loops that go on or stand inside each other, or shorten the conversation.",
             ) from None
         except (OSError, EOFError):
@@ -264,6 +268,11 @@ class _Worker:
                 raise EOFError
             reply += part
         return bytes(reply)
+
+
+def _seconds(template: str, variables: dict, messages: list[dict] | None = None, *others) -> float:
+    count = len(messages) if isinstance(messages, list) else 0
+    return min(SECONDS * max(1, count / USUAL), LONGEST)
 
 
 _Refusal = tuple[str, str, int | None, str]  # a TemplateError's arguments
@@ -390,7 +399,7 @@ def _limit_time() -> None:
     """The app kills a worker that is late; where it cannot, because it hangs, the system does soon after."""
     import resource
 
-    most = int(time.process_time() + 2 * SECONDS)
+    most = int(time.process_time() + 2 * LONGEST)
     resource.setrlimit(resource.RLIMIT_CPU, (most, resource.getrlimit(resource.RLIMIT_CPU)[1]))
 
 

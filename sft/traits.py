@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 
 from sft.errors import TemplateError
-from sft.layout import generation_prompt, lay_out, render_text
-from sft.origins import first_difference, trace
+from sft.layout import first_difference, generation_prompt, lay_out, render_text
+from sft.origins import trace
 
 _CALL = {"type": "function", "id": "call00001", "function": {"name": "weigh_parcel", "arguments": {"box": 7}}}
 _TOOLS = [
@@ -169,10 +169,10 @@ def _injected(ask: _Asker) -> str:
     if first is None or later is None:
         return ""
     turns = lay_out(ask.template, ask.variables, [_ASKS, _ANSWERS, _ASKS_AGAIN]).assistant_spans
-    header = later[turns[-1][1] :].partition(_ASKS_AGAIN["content"])[0] if turns else ""
-    opening = first.partition(_ASKS["content"])[0]
-    if not header or not opening.endswith(header):
-        return ""
+    opening, before = first.partition(_ASKS["content"])[0], later.partition(_ASKS_AGAIN["content"])[0]
+    header = before[turns[-1][1] :] if turns else ""
+    if not header or not opening.endswith(header):  # at most what both user messages have before them
+        header = opening[len(opening) - first_difference(opening[::-1], before[::-1]) :]
     return _after_bos(ask, opening.removesuffix(header)).strip()
 
 

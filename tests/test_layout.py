@@ -4,6 +4,7 @@ import importlib.util
 import random
 import re
 import threading
+import time
 from datetime import date, datetime
 from pathlib import Path
 
@@ -255,6 +256,8 @@ ODD = [
     (ALWAYS, "uaau", ["1<|im_end|>\n", "2<|im_end|>\n"], []),
     (ALWAYS, "a", ["0<|im_end|>\n"], []),
     (ALWAYS.replace("assistant", "model"), "ua", [], [1]),
+    # a header after every conversation, and more of it where a prompt is asked for
+    (ALWAYS + "{% if add_generation_prompt %}<think>{% endif %}", "uaua", [], [1, 3]),
     # the template raises on the empty conversation, or on one that the assistant begins
     ("{% if not messages %}{{ raise_exception('empty') }}{% endif %}" + CHATML + PROMPT, "aua", ["2<|im_end|>\n"], [0]),
     # what comes before the turn is written otherwise once it is there
@@ -398,6 +401,8 @@ DAY = date(2026, 3, 5)
         ("{{ strftime_now('“%Y” 📅 \"é\"') }}", '“2026” 📅 "é"'),
         ("{{ strftime_now('%Y') if strftime_now is defined else 'then' }}", "2026"),
         ("{{ 'no date' }}", "no date"),
+        ("{% set form = '%d %B' %}{{ strftime_now(form) }}", "05 March"),
+        ("\n  {% if true %}\n  a{{ strftime_now('%y') }}\n  {% endif %}", "\n  a26\n"),
     ],
 )
 def test_a_frozen_template_writes_that_day(template, text):
@@ -416,3 +421,15 @@ def test_a_frozen_original_writes_that_day_and_else_the_same(name):
     for form in forms:
         today = today.replace(here.strftime(form), DAY.strftime(form))
     assert today == then
+
+
+def test_a_frozen_template_keeps_the_lines_of_its_errors():
+    with pytest.raises(TemplateError, match="line 2") as caught:
+        render_text(frozen("{{ strftime_now('%Y') }}\n{{ raise_exception('no') }}", DAY), {}, talk("a"))
+    assert caught.value.line == 2
+
+
+def test_freezing_takes_no_time_whatever_the_template():
+    began = time.monotonic()
+    frozen("{#" + "strftime_now('" * 30_000 + "#}x", DAY)
+    assert time.monotonic() - began < 1

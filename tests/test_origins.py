@@ -22,6 +22,7 @@ from test_layout import (
 )
 
 from sft.errors import TemplateError
+from sft.layout import render_text
 from sft.origins import KEYS, trace
 
 TEMPLATE = CHATML + PROMPT
@@ -255,3 +256,12 @@ def test_every_character_that_was_written_is_kept_or_dropped(name):
             else:
                 assert set(written) == set("".join([*kept, *dropped]))
         assert all(0 <= each.at <= len(text) and each.text for each in found.dropped)
+
+
+def test_the_names_and_texts_of_tool_calls_are_the_assistants():
+    call = {"type": "function", "function": {"name": "weigh", "arguments": {"box": 7, "unit": "kilo"}}}
+    messages = [says("user", "How heavy?"), {**says("assistant", "One moment."), "tool_calls": [call]}]
+    text = render_text(ORIGINALS["qwen2_5"], SPECIAL, messages)
+    spans = trace(ORIGINALS["qwen2_5"], SPECIAL, messages).spans
+    assert [text[span.start : span.end] for span in spans] == ["How heavy?", "One moment.", "weigh", "kilo"]
+    assert {span.role for span in spans[1:]} == {"assistant"}
