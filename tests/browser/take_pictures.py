@@ -14,7 +14,7 @@ TICKET = "Kettle from order RB-4417 is unsafe, it sparks at the plug. Please cal
 
 
 def take(page: Page, name: str, tab: str) -> None:
-    page.get_by_role("tab", name=tab).click()
+    page.get_by_role("tab", name=f"· {tab}").click()
     page.wait_for_timeout(2500)
     if tab == "Chat":
         page.locator("#prompt textarea").fill(TICKET)

@@ -15,7 +15,7 @@ STEPS = 24  # enough for the format, not for every field
 
 
 def open_tab(page, name):
-    page.get_by_role("tab", name=name).click()
+    page.get_by_role("tab", name=f"· {name}").click()
 
 
 def start(page, steps):
