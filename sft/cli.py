@@ -52,7 +52,8 @@ def _parser() -> argparse.ArgumentParser:
     source.add_argument("--model", metavar="ID", default="embedded", help="whose template (default: embedded)")
     source.add_argument("--template", metavar="FILE", help="a Jinja template alone, without a tokenizer")
     preview.add_argument("--template-kwargs", metavar="JSON", help="further variables of the template")
-    preview.add_argument("--date", metavar="DAY", type=date.fromisoformat, help="freeze today's date, as 2024-07-26")
+    preview.add_argument("--date", metavar="DAY", type=_day, help="freeze today's date, as 2024-07-26")
+    preview.add_argument("--max-length", metavar="N", type=_positive, help="say what a cut at N tokens takes away")
     preview.add_argument("--chat-with", metavar="TEMPLATE", help="a preset or file: what if chat used that one?")
     preview.add_argument("--generation-prompt", action="store_true", help="end with the assistant's header")
     add_json(preview)
@@ -98,22 +99,36 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _number(kind: type, text: str):
+    try:
+        return kind(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a {'whole ' if kind is int else ''}number, not {text}") from None
+
+
+def _day(text: str) -> date:
+    try:
+        return date.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a day such as 2024-07-26, not {text}") from None
+
+
 def _positive(text: str) -> int:
-    number = int(text)
+    number = _number(int, text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"must be 1 or more, not {number}")
     return number
 
 
 def _temperature(text: str) -> float:
-    number = float(text)
+    number = _number(float, text)
     if not 0 <= number <= 100:
         raise argparse.ArgumentTypeError(f"must be between 0 and 100, not {text}")
     return number
 
 
 def _seed(text: str) -> int:
-    number = int(text)
+    number = _number(int, text)
     if not 0 <= number < 2**63:
         raise argparse.ArgumentTypeError(f"must be between 0 and 2^63 - 1, not {text}")
     return number
@@ -125,38 +140,46 @@ def _seed(text: str) -> int:
 def _preview(options) -> None:
     from sft import doctor, sandbox
     from sft.messages import parse_conversation
+    from sft.mismatch import to_json
 
     sandbox.warm()  # while the rest is imported
     conversation = parse_conversation(_read_json(options.messages))
     chat_format = _format_to_preview(options)
     asked = conversation.messages, conversation.tools
     rendered = chat_format.render(*asked, options.generation_prompt)
-    findings = doctor.examine(chat_format, *asked, rendered)
+    findings = doctor.examine(chat_format, *asked, rendered, options.max_length)
+    foretold = _mismatch(chat_format, options.chat_with, *asked) if options.chat_with else None
     if options.json:
-        _print_json(doctor.to_json(rendered, findings))
+        more = {"mismatch": to_json(foretold)} if foretold else {}
+        _print_json(doctor.to_json(rendered, findings) | more)
         return
     print(_marked(rendered.text, rendered.assistant_spans))
     if rendered.token_ids is not None:
         print(f"\n{len(rendered.token_ids)} tokens, {sum(rendered.assistant_mask)} trained on (between ⟦ and ⟧)")
     for finding in findings:
         print(f"{finding.level}: {finding.message}\n  → {finding.remedy}")
-    if options.chat_with:
-        _print_mismatch(chat_format, options.chat_with, *asked)
+    if foretold:
+        _print_mismatch(foretold, options.chat_with)
 
 
 def _format_to_preview(options):
     from sft.chat_format import ChatFormat
+    from sft.config import template_arguments
     from sft.sandbox import guarded
 
-    kwargs = _template_kwargs(options.template_kwargs)
+    kwargs = template_arguments(options.template_kwargs) if options.template_kwargs is not None else {}
     if options.template:
+        if options.max_length:
+            raise ConfigError(
+                "--max-length counts tokens, and a template alone has none.", "Give --model instead of --template."
+            )
         chat_format = ChatFormat(None, _read_text(options.template), kwargs, options.template)
     else:
         chat_format = _format_of(options.model, kwargs)
     return guarded(chat_format.as_of(options.date) if options.date else chat_format)
 
 
-def _print_mismatch(chat_format, other: str, messages: list[dict], tools) -> None:
+def _mismatch(chat_format, other: str, messages: list[dict], tools):
     from dataclasses import replace
 
     from sft.chat_format import preset, presets
@@ -164,8 +187,15 @@ def _print_mismatch(chat_format, other: str, messages: list[dict], tools) -> Non
     from sft.sandbox import guarded
 
     source = preset(other) if other in presets() else _read_text(other)
-    found = mismatch(chat_format, guarded(replace(chat_format, chat_template=source)), messages, tools)
-    print(f"Tuned with this, chatted with {other}: {'they fit' if found.harmless else 'they do not fit'}.")
+    chatted = guarded(replace(chat_format, chat_template=source, origin=other))
+    return mismatch(chat_format, chatted, messages, tools)
+
+
+def _print_mismatch(found, other: str) -> None:
+    verdict = "they fit" if found.harmless else "they do not fit"
+    if found.harmless and found.stops is None:
+        verdict = "their texts fit"
+    print(f"Tuned with this, chatted with {other}: {verdict}.")
     for line in found.said():
         print(f"  {line}")
 
@@ -176,18 +206,6 @@ def _marked(text: str, spans: list[tuple[int, int]]) -> str:
     return text
 
 
-def _template_kwargs(text: str | None) -> dict:
-    if not text:
-        return {}
-    try:
-        kwargs = json.loads(text)
-    except ValueError as error:
-        raise ConfigError(f"--template-kwargs is not JSON: {error}", 'Write {"bos_token": "<s>"}.') from None
-    if not isinstance(kwargs, dict):
-        raise ConfigError("--template-kwargs is not a JSON object.", 'Write {"bos_token": "<s>"}.')
-    return kwargs
-
-
 def _read_text(path: str) -> str:
     try:
         return Path(path).read_bytes().decode("utf-8")
@@ -196,10 +214,13 @@ def _read_text(path: str) -> str:
 
 
 def _read_json(path: str):
+    from sft.json_text import JsonProblem, loads
+
     try:
-        return json.loads(_read_text(path))
-    except ValueError as error:
-        raise MessagesError(f"{path} is not JSON: {error}", 'Write [{"role": "user", "content": "Hello"}].') from None
+        return loads(_read_text(path).removeprefix("\ufeff"))  # some editors write this mark before the text
+    except JsonProblem as problem:
+        said = f"{path} is not JSON: line {problem.line}: {problem.said}"
+        raise MessagesError(said, 'Write [{"role": "user", "content": "Hello"}].') from None
 
 
 def _format_of(model: str, template_kwargs: dict | None = None):

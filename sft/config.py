@@ -1,10 +1,11 @@
-"""TrainConfig: every setting of a run, once.
+"""TrainConfig: every setting of a run, once. And the arguments of a template, which are written as JSON.
 
 The same fields feed YAML files, `--set KEY=VALUE` and the page's labels and help texts. Names are those of TRL's
 SFTConfig and PEFT's LoraConfig where such a setting exists there.
 """
 
 import difflib
+import json
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import get_args, get_type_hints
@@ -12,6 +13,19 @@ from typing import get_args, get_type_hints
 import yaml
 
 from sft.errors import ConfigError, listed
+from sft.json_text import JsonProblem, loads
+
+# What a template is given besides its arguments, and whence.
+_RESERVED = {
+    **dict.fromkeys(("messages", "conversations", "tools"), "Write it into the conversation."),
+    "chat_template": "Choose the template by itself.",
+    "add_generation_prompt": "There is a switch of its own for it.",
+    **dict.fromkeys(
+        ("return_assistant_tokens_mask", "continue_final_message", "compiled_template", "self"), "Leave it out."
+    ),
+    **dict.fromkeys(("raise_exception", "strftime_now"), "Leave it out: it is a function that templates call."),
+}
+_DEEPEST = 50  # lists and objects inside each other: templates and JSON writers call themselves for each
 
 
 def _setting(default, help: str, *, label: str = "", choices=None, minimum=None, maximum=None, above=None):
@@ -235,3 +249,55 @@ def _combination_problems(values: dict) -> list[str]:
     if len(held_out) > 1:
         found.append(f"{' and '.join(held_out)}: give only one of them")
     return found
+
+
+def template_arguments(text: str) -> dict:
+    """The further variables of a template, from JSON. Raises ConfigError where they are none."""
+    example = 'Write {"bos_token": "<s>", "enable_thinking": false}.'
+    try:
+        arguments = loads(text)
+    except JsonProblem as problem:
+        where = f" (line {problem.line})" if "\n" in text.strip() else ""
+        raise ConfigError(f"The template arguments are not JSON: {problem.said}{where}.", example) from None
+    if not isinstance(arguments, dict):
+        raise ConfigError("The template arguments are not a JSON object.", example)
+    _check_depth(arguments)
+    for name, value in arguments.items():
+        _check_argument(name, value)
+    try:
+        json.dumps(arguments, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ConfigError(
+            "The template arguments hold half a character, which is not valid Unicode text.", "Write it whole."
+        ) from None
+    return arguments
+
+
+def _check_argument(name: str, value) -> None:
+    if name in _RESERVED:
+        raise ConfigError(f"{name} cannot be a template argument.", _RESERVED[name])
+    if name.endswith("_token") and not isinstance(value, str):
+        raise ConfigError(
+            f"The template argument {name} must be text, not {json.dumps(value)[:60]}.",
+            'Put it in quotation marks, such as "</s>", or leave it out.',
+        )
+    documents = value is None or (isinstance(value, list) and all(isinstance(item, dict) for item in value))
+    if name == "documents" and not documents:
+        raise ConfigError(
+            "The template argument documents must be a list of objects.", 'Write [{"title": "…", "text": "…"}].'
+        )
+
+
+def _check_depth(value) -> None:
+    level = [value]
+    for _ in range(_DEEPEST):
+        level = [
+            item
+            for outer in level
+            if isinstance(outer, dict | list)
+            for item in (outer.values() if isinstance(outer, dict) else outer)
+        ]
+    if level:
+        raise ConfigError(
+            f"The template arguments are nested more than {_DEEPEST} deep.", "No template needs that: write them flat."
+        )

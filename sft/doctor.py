@@ -13,6 +13,7 @@ from sft.layout import frozen, render_text
 from sft.origins import Dropped, first_difference
 from sft.traits import Traits
 
+_NO_TEMPLATE = "plain (the model has none)"  # the origin that ChatFormat.of gives a model without a template
 # Two moments that every form of a date or a time writes apart from its first character on.
 _MOMENTS = (datetime(1987, 2, 3, 4, 5, 6), datetime(2012, 11, 24, 17, 38, 49))
 
@@ -35,7 +36,7 @@ def examine(
         *token_findings.bos(chat_format, rendered),
         *_injected(about, messages, rendered),
         *_dropped(messages, tools, rendered),
-        *token_findings.forged(chat_format, messages, rendered),
+        *token_findings.forged(chat_format, messages, tools, rendered),
         *token_findings.markers(chat_format, rendered),
         *_day(chat_format, messages, tools, rendered),
         *_alternation(about),
@@ -62,7 +63,7 @@ def to_json(rendered: Rendered, findings: list[Finding]) -> dict:
 
 
 def _origin(chat_format: ChatFormat):
-    if chat_format.origin.startswith("plain"):
+    if chat_format.origin == _NO_TEMPLATE:
         yield Finding(
             "note",
             "no_template",

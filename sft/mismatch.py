@@ -4,15 +4,16 @@ from dataclasses import dataclass
 
 from sft.chat_format import ChatFormat
 from sft.errors import quoted
-from sft.origins import first_difference
+from sft.layout import first_difference
 
 
 @dataclass(frozen=True)
 class Mismatch:
     """`training` is what tuning sees, `prompt` what chat sends; they part at character `parts_at`, None if they agree.
 
-    `writes` is the end of turn that tuning teaches, `awaits` the stop tokens at which chat ends a reply; the reply
-    `stops` if the one is among the other. Both are None or empty without a tokenizer.
+    `writes` is the token that tuning teaches to end a turn with, that of an inner turn where the last one ends
+    otherwise too; `awaits` are the stop tokens at which chat ends a reply, which `stops` if the one is among the other.
+    Without a tokenizer, `stops` is None, for it cannot be told, and only the texts are compared.
     """
 
     training: str
@@ -20,11 +21,11 @@ class Mismatch:
     parts_at: int | None
     writes: str | None
     awaits: list[str]
-    stops: bool
+    stops: bool | None
 
     @property
     def harmless(self) -> bool:
-        return self.parts_at is None and self.stops
+        return self.parts_at is None and self.stops is not False
 
     def said(self) -> list[str]:
         """What will happen, in words."""
@@ -34,6 +35,8 @@ class Mismatch:
             else f"Chat asks with {quoted(self.prompt[self.parts_at :])} where tuning taught "
             f"{quoted(self.training[self.parts_at :])}: the model is asked in a way that it never saw."
         )
+        if self.stops is None:
+            return [asked, "Whether the reply ends cannot be told without a tokenizer, whose tokens end it."]
         if self.stops:
             return [asked, f"The reply ends: the model writes {self.writes}, and chat stops there."]
         awaited = " or ".join(self.awaits) or "nothing that a turn ends in"
@@ -49,7 +52,12 @@ def mismatch(tuned: ChatFormat, chatted: ChatFormat, messages: list[dict], tools
     prompt = asked.text if asked else ""
     parts_at = None if training.startswith(prompt) else first_difference(prompt, training)
     if tuned.tokenizer is None:
-        return Mismatch(training, prompt, parts_at, None, [], False)
-    named, ends, awaits = tuned.tokenizer.convert_ids_to_tokens, tuned.end_of_turn_ids, chatted.stop_token_ids
+        return Mismatch(training, prompt, parts_at, None, [], None)
+    named, ends, awaits = tuned.tokenizer.convert_ids_to_tokens, tuned.end_of_turn_ids[:1], chatted.stop_token_ids
     writes = named(ends[0]) if ends else None
-    return Mismatch(training, prompt, parts_at, writes, named(awaits), bool(set(ends) & set(awaits)))
+    return Mismatch(training, prompt, parts_at, writes, named(awaits), bool(ends) and ends[0] in awaits)
+
+
+def to_json(found: Mismatch) -> dict:
+    """What `preview --chat-with --json` prints of it."""
+    return {"fits": found.harmless, "said": found.said(), **vars(found)}

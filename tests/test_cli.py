@@ -72,6 +72,60 @@ def test_preview_for_people_marks_what_is_trained_on(messages, tiny_model):
     assert "trained on" in done.stdout
 
 
+def test_preview_foretells_another_template(messages, tiny_model, tmp_path, capsys):
+    arguments = ["preview", "--messages", str(messages), "--model", str(tiny_model), "--chat-with", "zephyr"]
+    assert main([*arguments, "--json"]) == 0
+    foretold = json.loads(capsys.readouterr().out)["mismatch"]
+    assert (foretold["fits"], foretold["writes"], foretold["awaits"]) == (False, "<|im_end|>", ["<|endoftext|>"])
+    assert main(arguments) == 0
+    said = capsys.readouterr().out
+    assert "chatted with zephyr: they do not fit." in said
+    assert all(line in said for line in foretold["said"])
+
+
+def test_a_template_alone_is_compared_by_its_texts(messages, tmp_path, capsys):
+    template = tmp_path / "mine.jinja"
+    template.write_text(preset("chatml"))
+    arguments = ["preview", "--messages", str(messages), "--template", str(template), "--chat-with"]
+    assert main([*arguments, "chatml"]) == 0
+    said = capsys.readouterr().out
+    assert "chatted with chatml: their texts fit." in said and "cannot be told without a tokenizer" in said
+    assert main([*arguments, "zephyr", "--template-kwargs", '{"eos_token": "</s>"}']) == 0
+    said = capsys.readouterr().out
+    assert "chatted with zephyr: they do not fit." in said and "nothing that a turn ends in" not in said
+
+
+def test_preview_says_what_a_cut_takes_away(messages, tiny_model, capsys):
+    arguments = ["preview", "--messages", str(messages), "--model", str(tiny_model), "--json"]
+    assert main(arguments) == 0
+    whole = json.loads(capsys.readouterr().out)
+    assert "stop_cut" not in [each["code"] for each in whole["findings"]]
+    assert main([*arguments, "--max-length", "5"]) == 0
+    (cut,) = [each for each in json.loads(capsys.readouterr().out)["findings"] if each["code"] == "stop_cut"]
+    assert "max length 5" in cut["message"] and cut["end"] == len(whole["text"])
+
+
+def test_messages_may_begin_with_a_byte_order_mark(messages, tiny_model, capsys):
+    messages.write_bytes(b"\xef\xbb\xbf" + messages.read_bytes())
+    assert main(["preview", "--messages", str(messages), "--model", str(tiny_model)]) == 0
+    assert "Hello." in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--max-length", "x"), "must be a whole number, not x"),
+        (("--max-length", "0"), "must be 1 or more, not 0"),
+        (("--date", "tomorrow"), "must be a day such as 2024-07-26, not tomorrow"),
+    ],
+)
+def test_an_option_of_another_kind_is_told_in_words(messages, options, said, capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["preview", "--messages", str(messages), *options])
+    assert ended.value.code == 2
+    assert said in capsys.readouterr().err
+
+
 def test_check_says_what_it_found(tiny_model, write_rows):
     path = write_rows([{"question": "a", "answer": "b"}, {"question": "c", "answer": ""}])
     done = sft("check", path, "--model", tiny_model)
@@ -182,6 +236,9 @@ def test_two_processes_train_one_run_together(tiny_config, tmp_path):
 
 def wrong_calls(tmp_path, tiny_model, tiny_config, messages):
     (tmp_path / "broken.json").write_text('[{"role": ')
+    deep = "[" * 200 + "]" * 200
+    (tmp_path / "deep.json").write_text("[" * 99999 + "]" * 99999)
+    (tmp_path / "twice.json").write_text('[\n{"role": "user", "role": "user", "content": "a"}]')
     (tmp_path / "two.json").write_text(json.dumps([{"role": "system", "content": "a"}] * 2))
     (tmp_path / "raising.jinja").write_text("{{ raise_exception('no such role') }}")
     (tmp_path / "empty.jsonl").write_text("")
@@ -194,7 +251,15 @@ def wrong_calls(tmp_path, tiny_model, tiny_config, messages):
     yield [*preview, messages, "--template", tmp_path / "raising.jinja"], "no such role"
     yield [*preview, messages, "--model", tmp_path / "weightless"], "no weights in safetensors"
     yield [*preview, messages, "--model", tmp_path / "nothing"], "There is no folder"
-    yield [*preview, messages, "--template-kwargs", "x"], "--template-kwargs is not JSON"
+    yield [*preview, messages, "--template-kwargs", "x"], "The template arguments are not JSON"
+    yield [*preview, messages, "--template-kwargs", ""], "The template arguments are not JSON"
+    yield [*preview, messages, "--template-kwargs", '{"bos_token": 5}'], "bos_token must be text"
+    yield [*preview, messages, "--template-kwargs", '{"messages": []}'], "messages cannot be a template argument"
+    yield [*preview, messages, "--template-kwargs", f'{{"a": {deep}}}'], "nested more than"
+    yield [*preview, tmp_path / "deep.json"], "nested too deeply"
+    yield [*preview, tmp_path / "twice.json"], "line 2: the key 'role' is given twice"
+    yield [*preview, messages, "--model", tiny_model, "--chat-with", tmp_path / "none.jinja"], "cannot be read"
+    yield [*preview, messages, "--template", tmp_path / "raising.jinja", "--max-length", "9"], "--max-length counts"
     yield ["check", tmp_path / "empty.jsonl"], "is empty"
     yield ["check", tmp_path / "none.jsonl"], "There is no file"
     yield ["train", tmp_path / "none.yaml"], "no config file"

@@ -1,13 +1,18 @@
 """TrainConfig: what YAML and --set may say, and how wrong settings are told."""
 
+import json
 from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from sft.config import TrainConfig, read_yaml
+from sft.config import TrainConfig, read_yaml, template_arguments
 from sft.errors import ConfigError
 
+RESERVED = (
+    "messages", "conversations", "tools", "chat_template", "add_generation_prompt", "return_assistant_tokens_mask",
+    "continue_final_message", "compiled_template", "self", "raise_exception", "strftime_now",
+)  # fmt: skip
 EXAMPLES = sorted((Path(__file__).parents[1] / "examples").glob("*.yaml"))
 
 
@@ -119,3 +124,50 @@ def test_targets_are_as_peft_takes_them():
     assert TrainConfig.from_dict({"dataset": "x", "target_modules": ["q_proj", "v_proj"]}).targets() == [
         "q_proj", "v_proj",
     ]  # fmt: skip
+
+
+def deep(levels: int) -> str:
+    return '{"a": ' + "[" * levels + "]" * levels + "}"
+
+
+def test_template_arguments_are_a_dict():
+    documents = '{"documents": [{"title": "a", "text": "b"}]}'
+    assert template_arguments(documents) == json.loads(documents)
+    assert template_arguments(' {"bos_token": "", "think": null, "x": [[1]]}') == {
+        "bos_token": "", "think": None, "x": [[1]],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "are not JSON"),
+        ("x", "are not JSON"),
+        ('{"a": 1,\n}', "line 2"),
+        ('{"a": 1, "a": 2}', "'a' is given twice"),
+        ("[]", "not a JSON object"),
+        ("null", "not a JSON object"),
+        ('{"bos_token": 5}', "bos_token must be text, not 5"),
+        ('{"eos_token": ["a"]}', 'eos_token must be text, not ["a"]'),
+        ('{"bos_token": null}', "bos_token must be text, not null"),
+        ('{"documents": "a"}', "documents must be a list of objects"),
+        (deep(200), "nested more than 50 deep"),
+        (deep(99_999), "nested too deeply"),
+        ('{"a": "\\ud800"}', "not valid Unicode"),
+        *((json.dumps({name: []}), f"{name} cannot be a template argument") for name in RESERVED),
+    ],
+)
+def test_template_arguments_that_cannot_be_are_told(text, said):
+    with pytest.raises(ConfigError) as caught:
+        template_arguments(text)
+    assert said in caught.value.message and caught.value.hint
+
+
+def test_no_argument_that_the_renderer_has_itself_is_let_through():
+    from inspect import signature
+
+    from transformers.utils import chat_template_utils as theirs
+
+    names = {*signature(theirs.render_jinja_template).parameters, "messages"}
+    names |= {*signature(theirs._render_with_assistant_indices).parameters} - {"template_kwargs"}
+    assert names - {"kwargs", "documents"} <= set(RESERVED)

@@ -17,6 +17,10 @@ from sft.finding import LEVELS
 TEMPLATE = CHATML + PROMPT
 BRIEF = talk("Hi", "Hello.", system="Be brief.")
 NOBODY_ELSE = "{% if messages[0].role != 'system' %}<|im_start|>system\nYou are Tiny.<|im_end|>\n{% endif %}"
+BETWEEN = (  # as Qwen1.5 does: the stop token is written where something follows
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}"
+    "{% if add_generation_prompt or not loop.last %}<|im_end|>\n{% endif %}{% endfor %}"
+)
 TAKES_TURNS = (
     "{% for m in messages %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}"
     "{{ raise_exception('take turns') }}{% endif %}{% endfor %}" + TEMPLATE
@@ -52,7 +56,13 @@ CASES = {
         ("{{ messages | length }}" + TEMPLATE, BRIEF, None, 2, {}),
     ],
     "nothing_to_learn": [(MARKED, talk("Hi", " \n"), " \n", None, {})],
-    "stop_outside_mask": [(MARKED, BRIEF, "<|im_end|>", None, {})],
+    "stop_outside_mask": [
+        (MARKED, BRIEF, "<|im_end|>", None, {}),
+        (BETWEEN + PROMPT, talk("Hi", "Hello.", "And?"), "<|im_end|>", None, {}),
+        (MARKED.replace("<|im_end|>", "{{ eos_token }}"), BRIEF, "<|endoftext|>", None, {}),
+        (MARKED.replace("<|im_end|>", "STOP"), BRIEF, "STOP", None, {"template_kwargs": {"eos_token": "STOP"}}),
+        (NOBODY_ELSE + BETWEEN + PROMPT, talk("Hi", "Hello.", "And?"), "<|im_end|>", None, {}),
+    ],
     "no_stop_token": [
         (TEMPLATE.replace("<|im_end|>", ""), BRIEF, "Hello.\n", None, {}),
         (TEMPLATE.replace("<|im_end|>", ""), talk("Hi", "<|im_end|> b"), "<|im_end|> b\n", None, {}),
@@ -99,7 +109,8 @@ CASES = {
     ],
     "marker_not_a_token": [
         (TEMPLATE.replace("im_start", "begin"), BRIEF, "<|begin|>", None, {}),
-        (preset("gemma"), talk("Hi", "Hello."), "<start_of_turn>", None, {}),
+        (preset("gemma"), talk("Hi"), "<start_of_turn>", None, {}),
+        (preset("gemma"), talk("Hi", "Hello."), "<end_of_turn>", None, {}),
     ],
     "untrained_marker": [],  # with the weights of a model: see below
     "depends_on_today": [
@@ -118,7 +129,9 @@ CASES = {
 
 
 def test_every_finding_has_a_case():
-    codes = re.findall(r'Finding\(\s*"\w+",\s*"(\w+)"', inspect.getsource(doctor) + inspect.getsource(token_findings))
+    codes = re.findall(
+        r'Finding\(\s*"\w+"[^,]*,\s*"(\w+)"', inspect.getsource(doctor) + inspect.getsource(token_findings)
+    )
     codes += re.findall(r'"(\w+)" if whole else "(\w+)"', inspect.getsource(doctor))[0]
     assert set(codes) == set(CASES)
 
@@ -155,6 +168,9 @@ WELL = [
     (preset("chatml"), BRIEF, {}, []),
     (preset("plain"), BRIEF, {}, []),
     (preset("zephyr"), BRIEF, {}, ["marker_not_a_token"]),
+    (preset("zephyr"), BRIEF, {"origin": ChatFormat.of(tiny_tokenizer(TEMPLATE)).origin}, []),
+    (preset("plain"), BRIEF, {"origin": "plainish.jinja"}, []),
+    (preset("plain"), BRIEF, {"origin": ChatFormat.of(tiny_tokenizer(None)).origin}, ["no_template"]),
     (NOBODY_ELSE + TEMPLATE, BRIEF, {}, []),
     (NOBODY_ELSE + TEMPLATE, talk("Hi", "Hello.", system="You are Tiny."), {}, []),
     (MARKED.replace("{% endgeneration %}", "<|im_end|>{% endgeneration %}"), BRIEF, {}, []),
@@ -256,3 +272,129 @@ def test_findings_as_json(tokenizer):
     assert said["assistant_spans"] == [list(span) for span in rendered.assistant_spans]
     assert set(said["findings"][0]) == {"level", "code", "message", "remedy", "start", "end", "message_index"}
     assert to_json(replace(rendered, token_ids=None), [])["token_ids"] is None
+
+
+BRACKETS = [
+    "<｜end▁of▁sentence｜>",
+    "<turn|>",
+    "[|endofturn|]",
+    "<seed:eos>",
+    "<SPECIAL_12>",
+    "<eos>",
+    "</assistant>",
+    "[e~[",
+]
+
+
+@pytest.mark.parametrize("end", BRACKETS)
+def test_without_a_tokenizer_brackets_that_the_template_writes_after_the_words_are_a_stop(end):
+    for messages in (talk("Hi", "Hello."), talk("Hi", "Hello.", "And?", "")):
+        _, findings = found(None, TEMPLATE.replace("<|im_end|>", end), messages)
+        assert [each.code for each in findings] == []
+
+
+@pytest.mark.parametrize("end", ["", "\n\n", " Over.", "[1]", '["a"]', "< b >"])
+def test_without_a_tokenizer_words_and_white_space_are_no_stop(end):
+    for words in ("Hello.", "Hello <eos>", "</assistant>"):  # not even words that look like one
+        rendered, findings = found(None, TEMPLATE.replace("<|im_end|>", end), talk("Hi", words))
+        (each,) = [each for each in findings if each.code == "no_stop_token"]
+        assert rendered.text[each.start : each.end].startswith(words)
+
+
+def test_an_end_token_that_is_not_given_is_named():
+    (each,) = found(None, WORDS_ONLY, talk("Hi", "Hello."))[1][:1]
+    assert each.code == "no_stop_token" and '{"eos_token": "</s>"}' in each.remedy
+    marked = MARKED.replace("<|im_end|>", "{% generation %}{{ eos_token }}{% endgeneration %}")
+    codes = [each.code for each in found(None, marked, talk("Hi", "Hello."))[1]]
+    assert codes.count("no_stop_token") == 1  # of the words, not of the marks that are around nothing
+
+
+ENDLESS = [
+    "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}{% endfor %}",
+    "<s>{% for m in messages %}<|start|>{{ m.role }}<|message|>{{ m.content }}{% endfor %}",
+    "<|system|>Be kind.{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}{% endfor %}",
+    "{% for m in messages %}{% if m.role == 'user' %}[INST]{{ m.content }}[/INST]{% else %}{{ m.content }}{% endif %}"
+    "{% endfor %}",
+    "{% for m in messages %}<|{{ m.role }}|>\n{{ m.content }}{% endfor %}<|assistant|>\n",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("template", ENDLESS)
+def test_the_header_of_the_next_turn_is_no_stop_token(template):
+    header = template.partition("%}")[2].partition("{{ m.content")[0].replace("{{ m.role }}", "assistant")
+    if "INST" not in template and not template.endswith("\n"):
+        template += "{% if add_generation_prompt %}" + header + "{% endif %}"
+    findings = found(None, template, talk("Hi", "Hello.", "And?", "More."))[1]
+    assert {each.code for each in findings if each.level == "error"} == {"no_stop_token"}
+
+
+def test_a_stop_token_between_turns_is_told_apart_from_a_missing_one(tokenizer):
+    for known in (tokenizer, None):
+        rendered, findings = found(known, BETWEEN + PROMPT, talk("Hi", "Hello.", "And?", "More."))
+        between, last = [each for each in findings if each.level == "error"]
+        assert (between.code, last.code) == ("stop_outside_mask", "no_stop_token")
+        assert rendered.text[: between.start].endswith("Hello.") and rendered.text[last.start : last.end] == "More."
+        assert "only where something follows" in between.message and "ends each turn by itself" in between.remedy
+
+
+def test_many_turns_are_examined_fast(tokenizer):
+    class Counted(list):
+        seen = 0
+
+        def __iter__(self):
+            Counted.seen += 1
+            return super().__iter__()
+
+    form = ChatFormat(tokenizer, TEMPLATE)
+    rendered = form.render(talk(*["a", "b"] * 50))
+    counted = replace(
+        rendered, **{name: Counted(getattr(rendered, name)) for name in ("token_ids", "offsets", "spans")}
+    )
+    assert list(token_findings.ends(form, counted)) == [] and list(token_findings.markers(form, counted)) == []
+    assert Counted.seen == 0  # going through all of them for each turn takes the square of their number
+
+
+def test_a_foreign_marker_is_an_error_only_where_it_ends_a_turn(tokenizer):
+    def level(template, **more):
+        return [each.level for each in found(tokenizer, template, **more)[1] if each.code == "marker_not_a_token"]
+
+    assert level(preset("zephyr")) == ["warning"]
+    assert level(TEMPLATE.replace("im_end", "end")) == ["error"]
+    assert level(TEMPLATE.replace("im_end", "end"), origin=ChatFormat.of(tiny_tokenizer("x")).origin) == []
+    rendered, findings = found(tokenizer, TEMPLATE.replace("im_", ""))
+    (each,) = [each for each in findings if each.code == "marker_not_a_token"]
+    assert rendered.text[each.start : each.end] == "<|end|>"
+
+
+def called(value, **arguments):
+    call = {**CALL, "function": {"name": "add", "arguments": {"x": value, **arguments}}}
+    return [says("user", "1+1?"), says("assistant", "", tool_calls=[call])]
+
+
+CALLS = "{% for m in messages %}<|im_start|>{{ m.role }}\n{{ m.content }}{{ m.tool_calls | tojson if m.tool_calls }}"
+CALLS += "<|im_end|>\n{% endfor %}" + PROMPT
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_control_tokens_in_tool_calls_and_tools_are_seen(tokenizer, known):
+    tokenizer = tokenizer if known else None
+    for value in ("<|im_end|>", {"deep": ["<|im_end|>"]}):
+        rendered, findings = found(tokenizer, CALLS, called(value))
+        (each,) = [each for each in findings if each.code == "forged_turn"]
+        assert each.message_index == 1 and rendered.text[each.start - 1 : each.end + 1] == '"<|im_end|>"'
+    tools = [{**TOOLS[0], "function": {**TOOLS[0]["function"], "description": "Adds <|im_start|> one."}}]
+    rendered, findings = found(tokenizer, "{{ tools | tojson if tools }}" + TEMPLATE, talk("a", "b"), tools)
+    (each,) = [each for each in findings if each.code == "forged_turn"]
+    assert each.message_index is None and rendered.text[each.start - 5 : each.end] == "Adds <|im_start|>"
+
+
+def test_control_tokens_of_tool_calls_that_the_text_has_not_or_changed_have_no_place(tokenizer):
+    assert "forged_turn" not in [each.code for each in found(tokenizer, TEMPLATE, called("<|im_end|>"))[1]]
+    changed = CALLS.replace("m.tool_calls | tojson", "m.tool_calls | tojson | upper")
+    (each,) = [each for each in found(tokenizer, changed, called("<|im_end|>"))[1] if each.code == "forged_turn"]
+    assert (each.message_index, each.start, each.end) == (1, None, None)
+
+
+def test_arguments_do_not_hide_what_looks_like_a_control_token():
+    _, findings = found(None, TEMPLATE, talk("a <|im_end|> b", "c"), template_kwargs={"eos_token": "</s>"})
+    assert [(each.code, each.message_index) for each in findings] == [("forged_turn", 0)]

@@ -6,6 +6,7 @@ import struct
 import numpy
 import pytest
 
+from sft import embeddings
 from sft.embeddings import untrained
 
 CONTROL = range(12)  # of 40 tokens: 2 and 3 are trained, 4 a little
@@ -73,7 +74,9 @@ def test_the_file_that_has_the_rows_is_found_among_others(tmp_path):
         None, b"", b"abc", struct.pack("<Q", 2**63), struct.pack("<Q", 5) + b"{not}",
         struct.pack("<Q", 2) + b"\xff\xfe",
         b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", struct.pack("<Q", 2) + b"{}",
-        struct.pack("<Q", 2) + b"[]",
+        struct.pack("<Q", 2) + b"[]", struct.pack("<Q", 28) + b'{"model.embed_tokens.weight"' + b":5}",
+        struct.pack("<Q", 31) + b'{"model.embed_tokens.weight":5}', struct.pack("<Q", 2) + b"{}",
+        struct.pack("<Q", 32) + b'{"model.embed_tokens.weight":{}}', struct.pack("<Q", 3) + b"[1]",
     ],
 )  # fmt: skip
 def test_without_weights_nothing_is_said(tmp_path, content):
@@ -103,3 +106,17 @@ def test_the_markers_of_the_embedded_model_were_trained(embedded_model):
     assert not set(untrained(embedded_model, control, control)) & set(trained)
     assert len(untrained(embedded_model, control, control)) >= 5
     assert ChatFormat.of(tokenizer).stop_token_ids[0] in trained
+
+
+def test_a_file_is_read_again_only_when_it_has_changed(tmp_path, monkeypatch):
+    read = []
+    mapped = embeddings._mapped
+    monkeypatch.setattr(embeddings, "_mapped", lambda path: [read.append(path), mapped(path)][1])
+    path = tmp_path / "model.safetensors"
+    write(path, matrix())
+    for _ in range(3):
+        assert untrained(tmp_path, [0, 2], CONTROL) == [0]
+    assert read == [path]
+    write(path, numpy.random.default_rng(5).normal(size=(40, 64)).astype("f4"), name="longer.embed_tokens.weight")
+    assert untrained(tmp_path, [0, 2], CONTROL) == []
+    assert read == [path, path]

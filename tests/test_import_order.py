@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ORDER = [
-    "sft.errors", "sft.messages", "sft.config", "sft.json_text", "sft.files", "sft.tables", "sft.shapes", "sft.data",
+    "sft.errors", "sft.messages", "sft.json_text", "sft.config", "sft.files", "sft.tables", "sft.shapes", "sft.data",
     "sft.layout", "sft.origins", "sft.traits", "sft.chat_format", "sft.embeddings", "sft.finding",
     "sft.token_findings", "sft.doctor", "sft.mismatch",
     "sft.sandbox", "sft.check", "sft.runs", "sft.embedded",

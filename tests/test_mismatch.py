@@ -4,7 +4,7 @@ import pytest
 from tiny_models import tiny_tokenizer
 
 from sft.chat_format import ChatFormat, preset, presets
-from sft.mismatch import mismatch
+from sft.mismatch import mismatch, to_json
 
 TALK = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]
 UNANSWERED = TALK[:1]
@@ -54,3 +54,25 @@ def test_what_learned_no_end_never_ends():
     found = mismatch(form, form, TALK)
     assert (found.parts_at, found.writes, found.stops) == (None, None, False)
     assert "the model learned no end" in found.said()[1]
+
+
+def test_the_end_of_an_inner_turn_decides():
+    """phi ends a turn in <|end|>, and a conversation in the end-of-text token besides."""
+    tokenizer = tiny_tokenizer(preset("phi"))
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|end|>"]})
+    tuned, chatted = ChatFormat.of(tokenizer), ChatFormat(tokenizer, preset("zephyr"))
+    found = mismatch(tuned, chatted, TALK)
+    assert (found.writes, found.awaits, found.stops) == ("<|end|>", ["<|endoftext|>"], False)
+    assert "the model learned to end with <|end|>, and chat waits for <|endoftext|>" in found.said()[1]
+    assert mismatch(tuned, tuned, TALK).stops
+
+
+def test_without_a_tokenizer_only_the_texts_are_judged():
+    chatml, zephyr = (ChatFormat(None, preset(name), {"eos_token": "</s>"}) for name in ("chatml", "zephyr"))
+    same, other = mismatch(chatml, chatml, TALK), mismatch(chatml, zephyr, TALK)
+    assert (same.stops, same.harmless, other.stops, other.harmless) == (None, True, None, False)
+    for found in (same, other):
+        assert "cannot be told without a tokenizer" in found.said()[1]
+        assert "does not end" not in found.said()[1]
+    assert to_json(other)["fits"] is False and to_json(other)["stops"] is None
+    assert to_json(same)["said"] == same.said()

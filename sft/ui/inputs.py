@@ -1,6 +1,5 @@
 """What a visitor names on the page, models, templates, data, and how a mistake in it is told."""
 
-import json
 from dataclasses import replace
 from datetime import date
 from functools import lru_cache
@@ -10,6 +9,7 @@ import gradio as gr
 
 from sft import models
 from sft.chat_format import ChatFormat, preset, presets
+from sft.config import template_arguments
 from sft.errors import ConfigError, UserError
 from sft.layout import frozen
 from sft.sandbox import guarded
@@ -76,7 +76,7 @@ def _changed(chat_format: ChatFormat, template: str | None, kwargs: str, day: st
         source, origin = template, f"our preset {known}" if known else "a template from this page"
     if day:
         source = frozen(source, _day(day))
-    arguments = _arguments(kwargs) if kwargs else {}
+    arguments = template_arguments(kwargs) if kwargs else {}
     return guarded(replace(chat_format, chat_template=source, origin=origin, template_kwargs=arguments))
 
 
@@ -85,18 +85,6 @@ def _day(text: str) -> date:
         return date.fromisoformat(text)
     except ValueError:
         raise ConfigError(f"{text!r} is not a date.", "Write it as 2024-07-26.") from None
-
-
-def _arguments(text: str) -> dict:
-    try:
-        arguments = json.loads(text)
-    except ValueError as error:
-        raise ConfigError(
-            f"The template arguments are not JSON: {error}", 'Write {"enable_thinking": false}.'
-        ) from None
-    if not isinstance(arguments, dict):
-        raise ConfigError("The template arguments are not a JSON object.", 'Write {"enable_thinking": false}.')
-    return arguments
 
 
 def example_table(name: str) -> Table:
