@@ -4,17 +4,20 @@ The same conversion and the same `ChatFormat.encode` that a run uses, so the ver
 one by one and only counts are kept, so that a large data set takes no more memory than its table.
 """
 
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import pairwise
 
 from sft.chat_format import ChatFormat
 from sft.data import Row, conversations
-from sft.errors import TemplateError
+from sft.errors import SandboxBusy, TemplateError
 from sft.tables import Table
 
 BARS = 12  # about as many ranges of lengths can be read at a glance
+TRIES, WAIT = 5, 1.0  # times, and seconds between them, to ask a sandbox that is busy
 
 
 @dataclass(frozen=True)
@@ -95,14 +98,25 @@ def check(
 ) -> Iterator[Verdict]:
     """The verdicts on all rows, or on those of `indices`, in order, each made when it is asked for."""
     for row in conversations(table, columns, indices):
-        yield check_row(row, chat_format, max_length)
+        yield _patiently(row, chat_format, max_length)
+
+
+def _patiently(row: Row, chat_format: ChatFormat, max_length: int | None) -> Verdict:
+    for _ in range(TRIES - 1):
+        with suppress(SandboxBusy):
+            return check_row(row, chat_format, max_length)
+        time.sleep(WAIT)
+    return check_row(row, chat_format, max_length)
 
 
 def check_row(row: Row, chat_format: ChatFormat, max_length: int | None = None) -> Verdict:
+    """One row's verdict. Raises SandboxBusy, which says nothing about the row."""
     if row.conversation is None:
         return Verdict(row.place, "wrong", problems=row.problems)
     try:
         whole = chat_format.encode(row.conversation)
+    except SandboxBusy:
+        raise
     except TemplateError as error:
         return Verdict(row.place, "wrong", problems=(error.message,))
     # the cut that `encode` makes; what it took from the answers is only seen beside the whole row

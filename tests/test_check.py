@@ -1,10 +1,12 @@
 """A verdict for each row, the counts, and how long the rows are."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
 from sft.check import Summary, Verdict, check
+from sft.errors import SandboxBusy
 from sft.tables import read_table
 
 
@@ -37,6 +39,24 @@ def test_a_row_that_the_template_refuses_is_wrong_not_a_crash(chatml, write_rows
     (verdict,) = check(read_table(str(write_rows([{"question": "a", "answer": "b"}]))), refusing)
     assert verdict.verdict == "wrong"
     assert "never" in verdict.problems[0]
+
+
+def test_a_busy_sandbox_is_asked_again_and_is_no_verdict(chatml, write_rows, monkeypatch):
+    busy = [1, 1]
+
+    def run(function, *arguments):
+        if busy:
+            busy.pop()
+            raise SandboxBusy("The sandbox is busy.", "Try again.")
+        return function(*arguments)
+
+    monkeypatch.setattr("sft.check.WAIT", 0)
+    crowded = replace(chatml, run=run)
+    table = read_table(str(write_rows([{"question": "a", "answer": "b"}] * 2)))
+    assert [verdict.verdict for verdict in check(table, crowded)] == ["kept", "kept"]
+    busy += [1] * 100
+    with pytest.raises(SandboxBusy):
+        list(check(table, crowded))
 
 
 def test_what_a_cut_takes_is_counted(chatml, write_rows):
