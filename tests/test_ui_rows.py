@@ -1,18 +1,21 @@
 """The rows on the page: which source, which verdicts, which row comes next, what a cut leaves, what columns hold."""
 
 import json
+import re
 import threading
 
 import pytest
 
 from sft import doctor
+from sft.chat_format import Rendered
 from sft.check import check
 from sft.config import TrainConfig
-from sft.errors import ConfigError, DataError, UserError
+from sft.errors import ConfigError, DataError, SandboxBusy, UserError
 from sft.evaluate import held_out_rows
+from sft.origins import Span
 from sft.runs import create_run
 from sft.shapes import shape_of
-from sft.ui import as_trained, chat, inputs, mapping, rows, sources, tally, tune
+from sft.ui import chat, checks, inputs, mapping, row_views, rows, sources, tune
 from sft.ui.checks import Check, Progress, check_of
 from sft.ui.inputs import format_of
 from sft.ui.sources import Source, table_of
@@ -126,16 +129,16 @@ def test_a_check_ends_when_the_page_asks_for_something_else(ask, monkeypatch):
     page = rows.Page()
     asked = page.ask(ask())
     first = rows.steps(page, asked)
-    assert next(first).summary.rows == 1
+    assert next(first)[1].summary.rows == 1
     again = page.ask(asked[0])  # the same once more: the work that is done stays
     assert list(first) == []
-    assert [step.summary.rows for step in rows.steps(page, again)] == [2, 3, 4, 5, 6]
+    assert [step.summary.rows for _, step in rows.steps(page, again)] == [2, 3, 4, 5, 6]
     assert list(rows.steps(page, None)) == []
 
 
 def test_the_tally_says_how_far_it_is_and_what_the_cut_takes(checked: Check):
     progress = checked.advance(1)
-    done = tally.tally(NASTY, "question + answer", progress, 64)
+    done = row_views.tally(NASTY, "question + answer", progress, 64)
     assert "<img" not in done
     assert "6 rows" in done
     assert "All rows checked" in done
@@ -144,10 +147,64 @@ def test_the_tally_says_how_far_it_is_and_what_the_cut_takes(checked: Check):
     cut = [line for line in done.split("<tr")[1:] if "✂ cut" in line]
     assert cut
     assert all("is-cut" in line for line in cut)
-    assert "is-cut" not in tally.tally("x", "y", progress, 10_000)
-    half = tally.tally("x", "y", Progress(progress.summary, 100_000, 0.01), 64)
+    assert "is-cut" not in row_views.tally("x", "y", progress, 10_000)
+    half = row_views.tally("x", "y", Progress(progress.summary, 100_000, 0.01), 64)
     assert "6 of 100,000 rows, 600 a second, about 2:47 left" in half
     assert 'role="progressbar"' in half
+
+
+def test_a_busy_sandbox_is_no_verdict_and_the_row_is_tried_again(ask, monkeypatch):
+    begun, busy = check_of(ask()), [2, 3]
+
+    def check_row(row, *about):
+        if len(begun.verdicts) in busy:
+            busy.remove(len(begun.verdicts))
+            raise SandboxBusy("The sandbox is busy.", "Try again.")
+        return check_one(row, *about)
+
+    check_one = checks.check_row
+    monkeypatch.setattr(checks, "check_row", check_row)
+    assert [begun.advance(60).summary.rows for _ in range(3)] == [2, 3, 6]
+    assert begun.verdicts.decode() == "kcwdkc"
+
+
+def test_a_check_that_goes_on_reads_its_file_once_however_many_others_come(ask, monkeypatch):
+    asked = [ask(name=f"{n}.jsonl") for n in range(6)]
+    monkeypatch.setattr(sources, "_TABLES", sources.Kept(1, lambda key, table: 1))
+    monkeypatch.setattr(checks, "_CHECKS", sources.Kept(1, lambda key, check: 1))
+    monkeypatch.setattr(rows, "STEP", 0)
+    read = []
+    read_table = sources.read_table
+    monkeypatch.setattr(sources, "read_table", lambda *source: read.append(source) or read_table(*source))
+    pages = [rows.Page() for _ in asked]
+    visitors = [rows.steps(page, page.ask(each)) for page, each in zip(pages, asked, strict=True)]
+    for count in range(1, len(ROWS) + 1):
+        assert [next(visitor)[1].summary.rows for visitor in visitors] == [count] * len(asked)
+    assert len(read) == len(asked)
+
+
+def test_what_is_kept_weighs_no_more_than_it_may_and_the_oldest_goes_first():
+    class Thing:
+        def __init__(self, size):
+            self.size = size
+
+    made = []
+    kept = sources.Kept(10, lambda key, thing: thing.size)
+
+    def get(size):
+        return kept.get(size, lambda: made.append(size) or Thing(size)).size
+
+    for size in (4, 5, 4, 3, 4, 5, 50, 50):  # 3 drives out 5, 5 drives out 3, and 50 all
+        assert get(size) == size
+    assert made == [4, 5, 3, 5, 50]
+    assert get(4) == 4
+    assert made[-1] == 4
+
+
+def test_files_weigh_their_bytes(write_rows):
+    path = write_rows([{"question": "a" * 100_000, "answer": "b"}])
+    table = table_of(Source(str(path)))
+    assert sources.weight(inputs.stamp(str(path)), table) > 100_000 > sources.weight((), table)
 
 
 # ---- stepping ----
@@ -180,29 +237,44 @@ def test_a_cut_row_shows_what_is_trained_on_and_what_is_lost(checked: Check):
     asked = checked.asked
     chat_format, row = format_of(asked.model), checked.row(1)
     whole = chat_format.render(row.conversation.messages)
-    cut = as_trained._cut(whole, asked.max_length)
+    cut = row_views._cut(whole, asked.max_length)
     encoded = chat_format.encode(row.conversation, asked.max_length)
     assert cut.token_ids == encoded.input_ids
     assert sum(cut.assistant_mask) == encoded.trained
     lost = [each.text for each in cut.dropped[len(whole.dropped) :]]
     assert cut.text + "".join(lost) == whole.text
     assert (cut.dropped[-2].role, cut.dropped[-1].role) == ("assistant", "template")
-    html = as_trained.as_trained(checked, 1)
+    html = row_views.as_trained(checked, 1)
     assert "is-cut" in html
     assert "<del" in html
     assert "its stop token is lost" in html
-    assert "<del" not in as_trained.as_trained(checked, 0)
+    assert "<del" not in row_views.as_trained(checked, 0)
     placed = doctor.examine(chat_format, row.conversation.messages, None, whole, asked.max_length)
-    assert "stop_cut" in [item.code for item in placed]
-    assert all(item.end is None or item.end <= len(cut.text) for item in as_trained._within(placed, len(cut.text)))
+    within = row_views._within(placed, len(cut.text))
+    assert all(item.end is None or item.end <= len(cut.text) for item in within)
+    number = next(number for number, item in enumerate(within) if item.code == "stop_cut")
+    assert "and with it the stop token of 1 assistant turn(s)" in html
+    assert f'data-to-f="{number}"' in html
+    assert re.search(f'<del [^>]*data-f="{number}"', html)  # the button leads to what is lost
 
 
 def test_a_row_that_cannot_be_used_is_shown_as_it_is_and_escaped(ask):
     wrong = check_of(ask([ROWS[0], {"question": NASTY, "answer": ""}]))
-    html = as_trained.as_trained(wrong, 1)
+    html = row_views.as_trained(wrong, 1)
     assert "cannot be used" in html
     assert "&lt;img src=x" in html
     assert "<img" not in html
+
+
+def test_what_many_messages_lose_is_told_apart_in_one_pass(chatml):
+    """As many as fit beside each other: a scan of all for each would take minutes."""
+    spans = [Span(2 * n, 2 * n + 1, "user", n) for n in range(30_000)]
+    rendered = Rendered("a-" * 30_000, [], [], spans, [], None, True)
+    lost = row_views._lost(rendered, 10)
+    assert [(each.text, each.role, each.message) for each in lost[:3]] == [
+        ("a", "user", 5), ("-", "template", 5), ("a", "user", 6),
+    ]  # fmt: skip
+    assert len(lost) == 2 * (30_000 - 5)
 
 
 # ---- columns ----
@@ -256,8 +328,8 @@ def test_columns_change_what_is_checked_and_a_wrong_max_length_is_told(ask):
     asked = ask(MAPPED, columns="user=Frage, assistant=Antwort")
     other = ask(MAPPED, columns="user=Zusatz, assistant=Antwort")
     assert check_of(asked) is not check_of(other)
-    assert "Was ist 0?" in as_trained.as_trained(check_of(asked), 0)
-    assert "Was ist 0?" not in as_trained.as_trained(check_of(other), 0)
+    assert "Was ist 0?" in row_views.as_trained(check_of(asked), 0)
+    assert "Was ist 0?" not in row_views.as_trained(check_of(other), 0)
     with pytest.raises(UserError, match="max_length: must be at least 8"):
         ask(max_length=2)
     with pytest.raises(UserError, match="max_length: needs a value"):

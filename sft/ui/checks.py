@@ -1,23 +1,40 @@
 """The verdicts on all rows of a data set, made a part at a time and kept small: one letter a row.
 
 They are kept here and not in a visitor's session: pages that ask for the same share the work, and a check that was
-broken off goes on where it stopped.
+broken off goes on where it stopped. A check holds its table, so that no step has to read it again.
 """
 
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from typing import NamedTuple
 
-from sft.check import Summary, check
+from sft.chat_format import ChatFormat
+from sft.check import Summary, check_row
 from sft.data import Row, conversations
+from sft.errors import SandboxBusy
 from sft.ui.inputs import format_of, stamp
-from sft.ui.sources import Source, table_of
+from sft.ui.sources import MOST_KEPT, Kept, Source, table_of, weight
 
-CHECKS_KEPT = 32  # a byte a row each
 PAUSE_EVERY, PAUSE = 4, 0.0003  # rows, seconds: lets other threads in, so that the page answers meanwhile
-LETTERS = {"kept": b"k", "cut": b"c", "dropped": b"d", "wrong": b"w"}
+
+
+class Kind(NamedTuple):
+    """How a verdict is shown: a sign, a word or two for a count, and words for one row."""
+
+    sign: str
+    short: str
+    words: str
+
+
+KINDS = {
+    "kept": Kind("✓", "kept whole", "kept whole"),
+    "cut": Kind("✂", "cut at max length", "cut at max length"),
+    "dropped": Kind("∅", "dropped", "dropped: nothing to train on"),
+    "wrong": Kind("✖", "wrong", "cannot be used"),
+}
+LETTERS = {kind: kind[:1].encode() for kind in KINDS}
 
 
 class Asked(NamedTuple):
@@ -46,27 +63,32 @@ class Check:
     """The verdicts so far on the rows of a data set; `advance` makes more. Any number of pages may call it at once."""
 
     def __init__(self, asked: Asked):
-        self.asked = asked
+        self.asked, self.table = asked, table_of(asked.source)
         self.verdicts = bytearray()
         self._summary, self._seconds = Summary(), 0.0
         self._lock = threading.Lock()
 
     def advance(self, seconds: float) -> Progress:
         """Checks rows for about so many seconds."""
-        table, chat_format = table_of(self.asked.source), format_of(self.asked.model)
+        chat_format = format_of(self.asked.model)
         with self._lock:
             began = time.monotonic()
-            todo = range(len(self.verdicts), len(table.rows))
-            for verdict in check(table, chat_format, self.asked.max_length, self.asked.columns, todo):
-                self.verdicts += LETTERS[verdict.verdict]
-                self._summary.add(verdict)
-                if self._summary.rows % PAUSE_EVERY == 0:
-                    time.sleep(PAUSE)
-                if time.monotonic() - began >= seconds:
-                    break
+            with suppress(SandboxBusy):  # the next step tries that row again
+                self._check(chat_format, began + seconds)
             self._seconds += time.monotonic() - began
             summary = replace(self._summary, lengths=self._summary.lengths.copy())
-            return Progress(summary, len(table.rows), self._seconds)
+            return Progress(summary, len(self.table.rows), self._seconds)
+
+    def _check(self, chat_format: ChatFormat, until: float) -> None:
+        todo = range(len(self.verdicts), len(self.table.rows))
+        for row in conversations(self.table, self.asked.columns, todo):
+            verdict = check_row(row, chat_format, self.asked.max_length)
+            self.verdicts += LETTERS[verdict.verdict]
+            self._summary.add(verdict)
+            if self._summary.rows % PAUSE_EVERY == 0:
+                time.sleep(PAUSE)
+            if time.monotonic() >= until:
+                break
 
     def find(self, kind: str, at: int, way: int) -> int | None:
         """The next checked row after `at` (or before it, where `way` is -1) with the verdict `kind`."""
@@ -75,14 +97,12 @@ class Check:
         return None if found < 0 else found
 
     def row(self, index: int) -> Row:
-        return next(conversations(table_of(self.asked.source), self.asked.columns, [index]))
+        return next(conversations(self.table, self.asked.columns, [index]))
 
 
 def check_of(asked: Asked) -> Check:
     """The check of what was asked, begun or not; another one when the data or the model has changed since."""
-    return _check_of(asked, stamp(asked.source.name), stamp(asked.model))
+    return _CHECKS.get((asked, stamp(asked.source.name), stamp(asked.model)), lambda: Check(asked))
 
 
-@lru_cache(maxsize=CHECKS_KEPT)
-def _check_of(asked: Asked, *stamps: tuple) -> Check:
-    return Check(asked)
+_CHECKS = Kept(MOST_KEPT, lambda key, check: weight(key[1], check.table))

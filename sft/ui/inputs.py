@@ -1,9 +1,10 @@
-"""What a visitor names on the page, models, templates, data, and how a mistake in it is told."""
+"""What a visitor names on the page, models and templates, and how a mistake in it is told."""
 
 from dataclasses import replace
 from datetime import date
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import gradio as gr
 
@@ -13,7 +14,6 @@ from sft.config import template_arguments
 from sft.errors import ConfigError, UserError
 from sft.layout import frozen
 from sft.sandbox import guarded
-from sft.tables import Table, read_table
 from sft.ui import paint
 from sft.ui.readiness import READINESS
 
@@ -63,17 +63,31 @@ def stamp(name: str) -> tuple:
     return tuple((name, about.st_mtime_ns, about.st_size) for name, about in found)
 
 
-def changed_format(model: str, template: str | None, kwargs: str, day: str) -> ChatFormat:
+class Template(NamedTuple):
+    """A template that was picked or written on the page, and in words where it comes from."""
+
+    source: str
+    origin: str
+
+
+def preset_of(choice) -> Template:
+    """Our own template that a choice such as 'preset:chatml' names. What is posted may name anything."""
+    name = choice.removeprefix("preset:") if isinstance(choice, str) else choice
+    if name not in presets():
+        raise ConfigError(f"There is no preset {str(name)[:60]!r}.", "Choose a template from the list.")
+    return Template(preset(name), f"our preset {name}")
+
+
+def changed_format(model: str, template: Template | None, kwargs: str, day: str) -> ChatFormat:
     """The model's chat format with what was changed about it on the page."""
     return _changed(format_of(model), template, (kwargs or "").strip(), (day or "").strip())
 
 
 @lru_cache(maxsize=16)
-def _changed(chat_format: ChatFormat, template: str | None, kwargs: str, day: str) -> ChatFormat:
+def _changed(chat_format: ChatFormat, template: Template | None, kwargs: str, day: str) -> ChatFormat:
     source, origin = chat_format.chat_template, chat_format.origin
-    if template is not None and template != source:
-        known = next((name for name in presets() if preset(name) == template), None)
-        source, origin = template, f"our preset {known}" if known else "a template from this page"
+    if template is not None and template.source != source:
+        source, origin = template
     if day:
         source = frozen(source, _day(day))
     arguments = template_arguments(kwargs) if kwargs else {}
@@ -87,22 +101,13 @@ def _day(text: str) -> date:
         raise ConfigError(f"{text!r} is not a date.", "Write it as 2024-07-26.") from None
 
 
-def example_table(name: str) -> Table:
-    return _example_table(name, stamp(str(DATA[name])))
-
-
-@lru_cache(maxsize=8)
-def _example_table(name: str, stamp: tuple) -> Table:
-    return read_table(str(DATA[name]))
-
-
 def user_errors(handler):
     """Shows a UserError of `handler` on the page, in its own words."""
 
-    def guarded(*values):
+    def telling(*values):
         try:
             return handler(*values)
         except UserError as error:
             raise gr.Error(paint.escape(str(error)), duration=None, title="That does not work", print_exception=False)  # noqa: B904
 
-    return guarded
+    return telling

@@ -1,12 +1,12 @@
-"""Paints a run, a row's verdict and what goes wrong as HTML. Everything that a person wrote is escaped."""
+"""Paints a run, what goes wrong, and parts of other views as HTML. Everything that a person wrote is escaped."""
 
 import html
 import re
 import time
 
-from sft.check import Verdict
 from sft.runs import Run, Status
 
+TEXT_SHOWN = 100_000  # characters of a text; a template may write five times as many
 _ESCAPED = {ord(letter): html.escape(letter) for letter in "&<>\"'"}
 _SPACE = 0xE002  # a private-use character that stands for a space to be seen
 _VISIBLE = {
@@ -27,6 +27,12 @@ def visible(text: str) -> str:
     return _SPACES.sub(lambda spaces: chr(_SPACE) * len(spaces[0]), text).translate(_VISIBLE)
 
 
+def shown(text: str) -> str:
+    """The same of as much as a browser takes at once."""
+    rest = len(text) - TEXT_SHOWN
+    return visible(text[:TEXT_SHOWN]) + (f"<b> … and {rest:,} more characters</b>" if rest > 0 else "")
+
+
 def problem(title: str, text: str, hint: str = "") -> str:
     """A card for the user's mistake: what is wrong, and what to change."""
     hint = f"<p class='hint'>→ {escape(hint)}</p>" if hint else ""
@@ -41,19 +47,22 @@ def loading(text: str) -> str:
     return f'<div class="card empty-state reading" role="status">{escape(text)}</div>'
 
 
-def verdict(verdict: Verdict) -> str:
-    words = {
-        "kept": "kept whole",
-        "cut": "cut at max length",
-        "dropped": "dropped: nothing to train on",
-        "wrong": "cannot be used",
-    }
-    reasons = "".join(f"<li>{escape(problem)}</li>" for problem in verdict.problems)
-    counts = f"{verdict.tokens} tokens, {verdict.trained} trained on" if verdict.tokens else ""
+def panel(title: str, about: str, inside: str) -> str:
+    """A part of a view that scrolls by itself, also with keys. `inside` is HTML."""
+    title, about = escape(title), escape(about)
+    small, label = (f" <small>{about}</small>", f"{title}: {about}") if about else ("", title)
     return (
-        f'<div class="verdict v-{verdict.verdict}"><b>{escape(verdict.place)}: {words[verdict.verdict]}</b> '
-        f"{counts}<ul>{reasons}</ul></div>"
+        f'<section class="panel"><h3>{title}{small}</h3>'
+        f'<div class="scroll" tabindex="0" role="region" aria-label="{label}">{inside}</div></section>'
     )
+
+
+def parted(text: str, at: int, kind: str) -> str:
+    """A text with all from `at` on marked; of a very long one the part around `at`."""
+    first = max(0, at - TEXT_SHOWN)
+    before = ("… " if first else "") + visible(text[first:at])
+    rest = f'<mark class="{kind}">{shown(text[at:]) or "▮"}</mark>'
+    return f'<div class="text-view"><span class="same">{before}</span>{rest}</div>'
 
 
 def progress_bar(share: float, label: str) -> str:

@@ -9,13 +9,15 @@ from dataclasses import asdict
 import gradio as gr
 
 from sft import doctor, models
-from sft.chat_format import ChatFormat, preset, presets
+from sft.chat_format import ChatFormat, Rendered, presets
 from sft.data import conversations
 from sft.errors import ConfigError, DataError, TemplateError, UserError
-from sft.messages import Conversation, parse_conversation
+from sft.messages import parse_conversation
 from sft.mismatch import mismatch
+from sft.tables import Table
 from sft.ui import editor, paint, versus, views
-from sft.ui.inputs import DATA, changed_format, example_table, format_of, user_errors
+from sft.ui.inputs import DATA, Template, changed_format, format_of, preset_of, user_errors
+from sft.ui.sources import Source, table_of
 
 EXAMPLES = {
     "One question": [{"role": "user", "content": "What is the capital of France?"},
@@ -39,6 +41,7 @@ EXAMPLES = {
                       {"role": "assistant", "content": "Hello."}],
 }  # fmt: skip
 OWN, OTHER, EDITED = "own", "other", "edited"
+IN_DATA = "data: "  # how the names of example data sets begin, among those of conversations
 _NAMES = {"chatml": "ChatML", "llama3": "Llama 3", "plain": "Plain (for base models)"}
 _QUIET = {"show_progress": "hidden", "api_visibility": "private"}
 _LIVE = {**_QUIET, "trigger_mode": "always_last", "concurrency_limit": 4}  # while a person types, the last key counts
@@ -50,7 +53,8 @@ def build(demo: gr.Blocks) -> dict:
     first = _example("With a system message", 1)
     conversation_st = gr.State(first)
     shape_st = gr.State(0)  # counts changes that need the editor drawn anew: added, removed, moved, replaced
-    template_st = gr.State(None)  # the source of the template, None for the model's own
+    template_st = gr.State(None)  # the Template that is picked, None for the model's own
+    edited_st = gr.State(None)  # the one that was last edited here, so that it can be compared and picked again
 
     with gr.Row(elem_classes="preview"):
         with gr.Column(scale=4, min_width=320):
@@ -78,7 +82,7 @@ def build(demo: gr.Blocks) -> dict:
             )  # fmt: skip
             with gr.Row():
                 example_dd = gr.Dropdown(
-                    [*EXAMPLES, *(f"data: {name}" for name in DATA)],
+                    [*EXAMPLES, *(f"{IN_DATA}{name}" for name in DATA)],
                     value="With a system message",
                     label="Conversation",
                 )
@@ -119,15 +123,15 @@ def build(demo: gr.Blocks) -> dict:
                 with gr.Tab("Compare"):
                     with gr.Row(equal_height=True, elem_classes="row-picker"):
                         versus_dd = gr.Dropdown(
-                            [("The model's own", OWN), *_preset_choices()], label="Compare with", value=None, scale=3,
-                            elem_id="compare-with",
+                            [("The model's own", OWN), *_preset_choices(), ("Edited on this page", EDITED)],
+                            label="Compare with", value=None, scale=3, elem_id="compare-with",
                         )  # fmt: skip
                         what_if_btn = gr.Button("Tuned with this, chatted with that: what if?", scale=4)
                     versus_html = gr.HTML(paint.empty("Choose a second template to see both side by side."))
                     what_if_html = gr.HTML()
 
     shown = [views_html, findings_html, sent_html, matrix_html, source_html, versus_html, what_if_html]
-    format_inputs = [model_dd, template_st, kwargs_tb, date_tb, versus_dd]
+    format_inputs = [model_dd, template_st, kwargs_tb, date_tb, versus_dd, edited_st]
     view_inputs = [*format_inputs, conversation_st, prompt_cb]
 
     def live(trigger, change, inputs):
@@ -149,9 +153,14 @@ def build(demo: gr.Blocks) -> dict:
     with editor_column:
         editor.build(demo, conversation_st, shape_st, live)
 
-    def choose_example(name, row, shape):
+    def choose_row(name, row, shape):
         conversation = _example(name, int(row or 1))
-        return conversation, shape + 1, _dump(conversation), "", gr.update(visible=name.startswith("data: "))
+        return conversation, shape + 1, _dump(conversation), ""
+
+    def choose_example(name, shape):
+        rows = len(_table(name).rows) if name.startswith(IN_DATA) else 0
+        field = gr.update(visible=rows > 0, value=1, label=f"Row of {rows:,}")
+        return *choose_row(name, 1, shape), field
 
     def from_json(text, shape):
         try:
@@ -165,9 +174,9 @@ def build(demo: gr.Blocks) -> dict:
     # ---- wiring ----
 
     see = {"fn": show, "inputs": view_inputs, "outputs": shown, **_LIVE}
-    chosen = [conversation_st, shape_st, json_tb, json_html, row_nb]
-    for trigger in (example_dd.input, row_nb.change):
-        trigger(user_errors(choose_example), [example_dd, row_nb, shape_st], chosen, **_LIVE).then(**see)
+    chosen = [conversation_st, shape_st, json_tb, json_html]
+    example_dd.input(user_errors(choose_example), [example_dd, shape_st], [*chosen, row_nb], **_LIVE).then(**see)
+    row_nb.change(user_errors(choose_row), [example_dd, row_nb, shape_st], chosen, **_LIVE).then(**see)
     json_tb.input(from_json, [json_tb, shape_st], [conversation_st, shape_st, json_html], **_LIVE).then(**see)
     json_tab.select(_dump, conversation_st, json_tb, **_QUIET)
     add_btn.click(editor.add_message, [conversation_st, shape_st], [conversation_st, shape_st], **_QUIET)
@@ -175,10 +184,10 @@ def build(demo: gr.Blocks) -> dict:
     for trigger in (prompt_cb.change, kwargs_tb.change, date_tb.change, versus_dd.input):
         trigger(**see)
     sources = {"fn": user_errors(choose_template), "outputs": [template_st, source_code, other_tb], **_LIVE}
-    template_inputs = [template_dd, model_dd, other_tb]
+    template_inputs = [template_dd, model_dd, other_tb, edited_st]
     for trigger in (template_dd.input, model_dd.change, other_tb.submit):
         trigger(inputs=template_inputs, **sources).then(**see)
-    source_code.input(lambda text: (text, EDITED), source_code, [template_st, template_dd], **_LIVE).then(**see)
+    source_code.input(edit, source_code, [template_st, edited_st, template_dd], **_LIVE).then(**see)
     what_if_btn.click(user_errors(what_if), [*format_inputs, conversation_st], what_if_html, **_QUIET)
     return {
         "model_dd": model_dd, "show": show, "view_inputs": view_inputs, "views": shown,
@@ -195,8 +204,9 @@ def _preset_choices() -> list[tuple[str, str]]:
 
 
 def show(
-    model: str, template: str | None, kwargs: str, day: str, second: str | None, conversation: dict, prompted: bool
-):
+    model: str, template: Template | None, kwargs: str, day: str, second: str | None, edited: Template | None,
+    conversation: dict, prompted: bool,
+):  # fmt: skip
     """The painted views of a conversation, in the order of `shown`."""
     if not conversation["messages"]:
         return paint.empty("Add a message to see what the model reads."), "", "", gr.skip(), "", gr.skip(), ""
@@ -207,12 +217,16 @@ def show(
         parsed = parse_conversation(conversation)
         rendered = chat_format.render(parsed.messages, parsed.tools, prompted)
         found = doctor.examine(chat_format, parsed.messages, parsed.tools, rendered)
-        compared = gr.skip() if second is None else compare(chat_format, second, model, kwargs, day, parsed)
     except TemplateError as error:
         problem = paint.problem("The template does not render this", error.message, error.hint)
-        return problem, views.findings([doctor.not_rendered(error)]), "", matrix, problem, gr.skip(), ""
+        nothing = gr.skip() if second is None else paint.empty("The template above does not render this.")
+        return problem, views.findings([doctor.not_rendered(error)]), "", matrix, problem, nothing, ""
     except UserError as error:
         return paint.problem("This cannot be shown", error.message, error.hint), "", "", matrix, "", gr.skip(), ""
+    compared = gr.skip()
+    if second is not None:
+        about = model, second, kwargs, day, edited
+        compared = compare(chat_format, rendered, about, (parsed.messages, parsed.tools, prompted))
     return (
         views.views(rendered, found),
         views.findings(found),
@@ -224,51 +238,75 @@ def show(
     )
 
 
-def choose_template(name: str, model: str, other: str):
-    """The source of the template that was picked, and whether to ask for another model's name."""
+def edit(text: str) -> tuple[Template, Template, str]:
+    """The template that was written on the page is in use, and kept for when another one was."""
+    edited = Template(text, "edited on this page")
+    return edited, edited, EDITED
+
+
+def choose_template(name: str, model: str, other: str, edited: Template | None):
+    """The template that was picked, its source, and whether to ask for another model's name."""
     asks = gr.update(visible=name == OTHER)
     if name == OTHER and not (other or "").strip():
         return gr.skip(), gr.skip(), asks
     if name == EDITED:
-        return gr.skip(), gr.skip(), asks
+        return (edited, edited.source, asks) if edited else (gr.skip(), gr.skip(), asks)
     if name == OWN:
         try:
             return None, format_of(model).chat_template, asks
         except UserError:  # the views say why
             return None, "", asks
-    source = preset(name.removeprefix("preset:")) if name.startswith("preset:") else format_of(other).chat_template
-    return source, source, asks
+    if name == OTHER:
+        picked = Template(format_of(other).chat_template, f"the template of {other.strip()}")
+    else:
+        picked = preset_of(name)
+    return picked, picked.source, asks
 
 
-def compare(chat_format: ChatFormat, second: str, model, kwargs, day, conversation: Conversation) -> str:
-    """Two templates on one conversation, side by side."""
-    pair = chat_format, changed_format(model, _second(second), kwargs, day)
-    return versus.comparison(pair, [each.render(conversation.messages, conversation.tools) for each in pair])
+def compare(chat_format: ChatFormat, rendered: Rendered, about: tuple, asked: tuple) -> str:
+    """Beside what the first template gives, what the second one does; what is wrong with that one is told here."""
+    try:
+        other = _second_format(*about)
+        return versus.comparison([chat_format, other], [rendered, other.render(*asked)])
+    except TemplateError as error:
+        return paint.problem("The second template does not render this", error.message, error.hint)
+    except UserError as error:
+        return paint.problem("This cannot be compared", error.message, error.hint)
 
 
-def what_if(model, template, kwargs, day, second, conversation):
+def what_if(model, template, kwargs, day, second, edited, conversation):
     """What becomes of a model that is tuned with the template above and chatted with the one chosen here."""
     if second is None:
         raise ConfigError("No second template is chosen.", "Choose one under “Compare with”.")
     parsed = parse_conversation(conversation)
-    tuned, chatted = (changed_format(model, source, kwargs, day) for source in (template, _second(second)))
+    tuned = changed_format(model, template, kwargs, day)
+    chatted = _second_format(model, second, kwargs, day, edited)
     return versus.what_if(mismatch(tuned, chatted, parsed.messages, parsed.tools))
 
 
-def _second(name: str) -> str | None:
-    return None if name == OWN else preset(name.removeprefix("preset:"))
+def _second_format(model, second, kwargs, day, edited: Template | None) -> ChatFormat:
+    """The chat format with the template that is chosen under “Compare with”."""
+    if second == EDITED and edited is None:
+        raise ConfigError("No template is edited on this page yet.", "Change one under “Template source”.")
+    template = {OWN: None, EDITED: edited}[second] if second in (OWN, EDITED) else preset_of(second)
+    return changed_format(model, template, kwargs, day)
 
 
 def _example(name: str, number: int) -> dict:
     """An example or a row of an example data set, as a conversation: messages and tools."""
-    if not name.startswith("data: "):
+    if not name.startswith(IN_DATA):
         return {"messages": EXAMPLES[name], "tools": None}
-    table = example_table(name.removeprefix("data: "))
-    wanted = min(max(number, 1), len(table.rows)) - 1
-    row = next(item for index, item in enumerate(conversations(table)) if index == wanted)
+    table = _table(name)
+    if not 1 <= number <= len(table.rows):
+        raise DataError(f"There is no row {number:,}.", f"The rows are numbered from 1 to {len(table.rows):,}.")
+    row = next(conversations(table, None, [number - 1]))
     if row.conversation is None:
         raise DataError(f"{row.place} cannot be used: {'; '.join(row.problems)}", "Choose another row.")
     return asdict(row.conversation)
+
+
+def _table(name: str) -> Table:
+    return table_of(Source(str(DATA[name.removeprefix(IN_DATA)])))
 
 
 def _dump(conversation: dict) -> str:

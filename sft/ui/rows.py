@@ -12,19 +12,17 @@ from functools import partial
 import gradio as gr
 
 from sft.config import TrainConfig
-from sft.errors import UserError
+from sft.errors import SandboxBusy, UserError
 from sft.shapes import shape_of
 from sft.ui import mapping, paint
-from sft.ui.as_trained import as_trained
-from sft.ui.checks import LETTERS, Asked, Check, Progress, check_of
+from sft.ui.checks import KINDS, LETTERS, Asked, Check, Progress, check_of
 from sft.ui.inputs import format_of, user_errors
 from sft.ui.readiness import READINESS
+from sft.ui.row_views import as_trained, tally
 from sft.ui.sources import NothingChosen, chosen, table_of
-from sft.ui.tally import tally
 
 AT_ONCE = 0.2  # seconds of checking before anything is shown
 STEP = 0.5  # seconds of checking between two pictures of how far it has come
-KINDS = {"all": "All rows", "cut": "Only cut", "dropped": "Only dropped", "wrong": "Only wrong"}
 _QUIET = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": 4}
 
 
@@ -43,8 +41,8 @@ def build(model_dd, max_length_nb, columns_tb, source: list, triggers: list[Call
         with gr.Row(equal_height=True, elem_classes="row-stepper"):
             row_nb = gr.Number(1, label="Row", precision=0, min_width=170, elem_id="row-number")
             kind_dd = gr.Dropdown(
-                [(words, kind) for kind, words in KINDS.items()], value="all", label="Step through", min_width=150,
-                elem_id="row-kind",
+                [("All rows", "all"), *((f"Only {kind}", kind) for kind in KINDS)], value="all",
+                label="Step through", min_width=150, elem_id="row-kind",
             )  # fmt: skip
             previous_btn = gr.Button("← Previous", min_width=110, elem_id="previous-row")
             next_btn = gr.Button("Next →", min_width=110, elem_id="next-row")
@@ -79,7 +77,7 @@ def build(model_dd, max_length_nb, columns_tb, source: list, triggers: list[Call
             check = check_of(wanted)
             progress = check.advance(AT_ONCE)
             yield {
-                asked_st: page.ask(wanted), columns_tb: columns or "", summary_html: summary(wanted, progress),
+                asked_st: page.ask(wanted), columns_tb: columns or "", summary_html: summary(check, progress),
                 form: gr.update(visible=False), stepper: gr.update(visible=True),
                 row_nb: gr.update(value=1 if new else at + 1, label=f"Row of {progress.total:,}"),
                 **({kind_dd: "all"} if new else {}), **show(check, 0 if new else at),
@@ -106,13 +104,17 @@ def build(model_dd, max_length_nb, columns_tb, source: list, triggers: list[Call
         """Until all rows are checked or the page asks for something else."""
         yield gr.skip()
         try:
-            for progress in steps(page, asked):
-                yield summary(asked[0], progress)
+            for check, progress in steps(page, asked):
+                yield summary(check, progress)
         except UserError as error:
             yield paint.problem("The check broke off", error.message, error.hint)
 
     def show(check: Check, index: int) -> dict:
-        return {at_st: index, note_html: "", row_html: as_trained(check, index)}
+        try:
+            row = as_trained(check, index)
+        except SandboxBusy as error:  # the check goes on
+            row = paint.problem("This row cannot be shown just now", error.message, error.hint)
+        return {at_st: index, note_html: "", row_html: row}
 
     def step(way, asked, at, kind):
         """The next row of a kind, or why there is none."""
@@ -127,7 +129,7 @@ def build(model_dd, max_length_nb, columns_tb, source: list, triggers: list[Call
         if asked is None or number is None or number - 1 == at:
             return {note_html: ""}
         check = check_of(asked[0])
-        total = len(table_of(asked[0].source).rows)
+        total = len(check.table.rows)
         if not 1 <= number <= total:
             return {note_html: note(f"There is no row {number:,}: the rows are numbered from 1 to {total:,}.")}
         return show(check, int(number) - 1)
@@ -171,24 +173,25 @@ def wish(where, model: str, max_length, columns: str | None) -> Asked:
     return Asked(where, model.strip(), config.max_length, config.columns)
 
 
-def steps(page: Page, asked: tuple[Asked, float] | None) -> Iterator[Progress]:
-    """The progress of a check every half second, until it is done or the page asks for something else."""
+def steps(page: Page, asked: tuple[Asked, float] | None) -> Iterator[tuple[Check, Progress]]:
+    """A check and its progress every half second, until it is done or the page asks for something else."""
     done = False
     while asked and page.asked == asked and not done:
-        progress = check_of(asked[0]).advance(STEP)
+        check = check_of(asked[0])  # asked for each time, for its file may have changed
+        progress = check.advance(STEP)
         done = progress.done
         if page.asked == asked:  # else its picture would replace that of the new check
-            yield progress
+            yield check, progress
 
 
-def summary(asked: Asked, progress: Progress) -> str:
-    table = table_of(asked.source)
-    return tally(table.source, shape_of(table, asked.columns)[0], progress, asked.max_length)
+def summary(check: Check, progress: Progress) -> str:
+    shape, _ = shape_of(check.table, check.asked.columns)
+    return tally(check.table.source, shape, progress, check.asked.max_length)
 
 
 def neighbour(check: Check, at: int, kind: str, way: int) -> tuple[int | None, str]:
     """The row to step to from `at`, or why there is none. `way` 0 stays where the row is of the kind."""
-    known, total = len(check.verdicts), len(table_of(check.asked.source).rows)
+    known, total = len(check.verdicts), len(check.table.rows)
     if kind == "all":
         index = at + way
         return (index, "") if 0 <= index < total else (None, f"This is the {'last' if way > 0 else 'first'} row.")

@@ -3,9 +3,11 @@
 import hashlib
 import secrets
 import shutil
-from functools import lru_cache
+import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
+from weakref import WeakValueDictionary
 
 from sft.errors import DataError
 from sft.runs import runs_dir
@@ -58,11 +60,42 @@ def keep(upload: Path) -> Path:
     return kept
 
 
+# ---- what is kept ----
+
+
+class Kept:
+    """What takes long to make, by key. While all weigh more than `most`, what was used longest ago is let go; it is
+    found again as long as somebody else still holds it, so that no work that goes on has to begin anew."""
+
+    def __init__(self, most: int, weigh: Callable):
+        self._most, self._weigh, self._lock = most, weigh, threading.Lock()
+        self._kept: dict = {}  # key → (value, weight), what was used last at the end
+        self._held = WeakValueDictionary()
+
+    def get(self, key, make: Callable):
+        value = self._held.get(key)
+        value = make() if value is None else value
+        with self._lock:
+            value = self._held.setdefault(key, value)  # another thread may have made it meanwhile
+            self._kept.pop(key, None)
+            self._kept[key] = value, self._weigh(key, value)
+            while len(self._kept) > 1 and sum(weight for _, weight in self._kept.values()) > self._most:
+                del self._kept[next(iter(self._kept))]
+        return value
+
+
+MOST_KEPT = 250 * 2**20  # bytes, as `weight` counts them
+_ENTRY = 10_000  # bytes
+
+
+def weight(files: tuple, table: Table) -> int:
+    """About the bytes of a table's files; rows of the Hub stay on the disk."""
+    return _ENTRY + sum(size for *_, size in files) + len(table.rows)
+
+
+_TABLES = Kept(MOST_KEPT, lambda key, table: weight(key[1], table))
+
+
 def table_of(source: Source) -> Table:
     """The source's table, read once and again when its file changes."""
-    return _table(source, stamp(source.name))
-
-
-@lru_cache(maxsize=4)
-def _table(source: Source, stamp: tuple) -> Table:
-    return read_table(*source)
+    return _TABLES.get((source, stamp(source.name)), lambda: read_table(*source))
