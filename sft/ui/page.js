@@ -11,10 +11,12 @@
   const go = (event) => {
     const button = event.target.closest?.("button[data-to-f]");
     if (!button) return;
-    const page = button.closest(".row-view") ?? document; // a row of a data set has findings and a text of its own
+    // A row of a data set has findings and a text of its own. A place beyond what is painted is at the end.
+    const page = button.closest(".row-view") ?? document.querySelector("#views");
     const place =
       page.querySelector(`.text-view [data-f~="${button.dataset.toF}"]`) ??
-      page.querySelector(`.text-view [data-m="${button.dataset.toM}"]`);
+      page.querySelector(`.text-view [data-m="${button.dataset.toM}"]`) ??
+      page.querySelector(".text-view > :last-child");
     if (!place) return;
     place.scrollIntoView({ block: "center", behavior: "smooth" });
     place.classList.add("flash");
@@ -29,14 +31,15 @@
     light({ target: document.activeElement });
   };
   // Gradio tells of keys that write, but not of pasting, deleting and what a telephone's keyboard puts in.
-  let pressed = false;
+  let pressed = null; // the field in which a key was pressed whose writing is still to come
   const edited = (event) => {
-    if (!pressed && event.target.matches?.(".turn textarea")) {
+    if (pressed !== event.target && event.target.matches?.(".turn textarea")) {
       event.target.dispatchEvent(new KeyboardEvent("keypress", { key: "Unidentified" }));
     }
-    pressed = false;
+    pressed = null;
   };
-  document.addEventListener("keypress", (event) => (pressed = event.isTrusted), true);
+  document.addEventListener("keypress", (event) => (pressed = event.isTrusted ? event.target : null), true);
+  document.addEventListener("keyup", () => (pressed = null), true);
   document.addEventListener("input", edited);
   document.addEventListener("mouseover", light);
   document.addEventListener("focusin", light);

@@ -63,6 +63,33 @@ def test_typing_moving_and_removing_show_at_once(page):
     expect(page.locator("#content-1 textarea")).to_have_value("And then?")
 
 
+def test_pasting_right_after_adding_a_message_with_a_key_is_not_missed(page):
+    view = page.locator(".text-view").first
+    expect(view).to_contain_text("sky")
+    page.locator("#content-1 textarea").press("Control+a")
+    page.locator("#content-1 textarea").press("Control+c")
+    page.get_by_role("button", name="Add a message").focus()
+    page.keyboard.press("Enter")
+    expect(page.locator("#content-3 textarea")).to_be_visible()
+    page.locator("#content-3 textarea").press("Control+v")
+    expect(page.locator(".text-view [data-m='3']")).to_contain_text("Why is the sky blue?")
+
+
+def test_every_finding_that_has_a_place_leads_there_with_keys(page):
+    for example in ("A forged turn", "Whitespace and digits", "Thinking before answering"):
+        choose(page, "Conversation", example)
+        expect(page.locator("#content-0 textarea")).to_be_visible()
+        page.wait_for_timeout(1000)
+        buttons = page.locator("#doctor").get_by_role("button", name="Show where")
+        assert buttons.count() > 0
+        for number in range(buttons.count()):
+            buttons.nth(number).focus()
+            page.keyboard.press("Enter")
+            expect(page.locator("#views .flash")).to_have_count(1)
+            assert page.evaluate("document.activeElement.closest('#views') !== null")
+            expect(page.locator(".flash")).to_have_count(0)
+
+
 def test_the_generation_prompt_is_added_and_taken_away(page):
     view = page.locator(".text-view").first
     choose(page, "Conversation", "Waiting for an answer")
@@ -99,6 +126,13 @@ def test_json_is_another_way_in_and_bad_json_is_told(page):
 
 def test_a_row_of_an_example_data_set_and_the_template(page):
     choose(page, "Conversation", "data: support-json")
+    expect(page.locator(".text-view").first).to_contain_text("Northwind")
+    number = page.get_by_label("Row of 170")
+    number.fill("171")
+    expect(page.locator(".toast-body")).to_contain_text("There is no row 171.")
+    choose(page, "Conversation", "data: support-json")
+    expect(number).to_have_value("171")  # choosing what is chosen changes nothing
+    number.fill("170")
     expect(page.locator(".text-view").first).to_contain_text("Northwind")
     page.get_by_role("tab", name="Template source").click()
     expect(page.locator(".cm-content").last).to_contain_text("for message in messages")
@@ -167,6 +201,26 @@ def test_two_templates_side_by_side_and_what_if_they_are_mixed(page):
     expect(page.locator(".card", has_text="They do not fit")).to_contain_text("in a way that it never saw")
     page.get_by_role("tab", name="What chat sends").click()
     expect(page.locator(".good", has_text="The prompt begins the training text")).to_be_visible()
+
+
+def test_a_second_template_that_fails_or_was_edited_here(page):
+    page.get_by_role("tab", name="Compare").click()
+    choose(page, "Compare with", "Gemma · preset")
+    expect(page.locator(".problem")).to_contain_text("The second template does not render this")
+    expect(page.locator(".text-view").first).to_contain_text("sky")
+    choose(page, "Compare with", "Edited on this page")
+    expect(page.locator(".problem")).to_contain_text("No template is edited on this page yet")
+    page.get_by_role("tab", name="Template source").click()
+    page.locator("#source .cm-content").click()
+    page.keyboard.press("Control+a")
+    page.keyboard.insert_text("{% for m in messages %}[{{ m.content }}]{% endfor %}")
+    expect(page.locator(".text-view").first).to_contain_text("[Why is the sky blue?]")
+    choose(page, "Chat template", "The model's own")
+    page.get_by_role("tab", name="Compare").click()
+    expect(page.locator(".pair .panel", has_text="edited on this page")).to_contain_text("[Why is the sky blue?]")
+    expect(page.locator(".pair .panel", has_text="the model's own")).to_contain_text("<|im_start|>user")
+    choose(page, "Chat template", "Edited on this page")
+    expect(page.locator(".text-view").first).to_contain_text("[Why is the sky blue?]")
 
 
 def test_a_model_that_does_not_exist_is_told_in_words(page):
