@@ -19,6 +19,7 @@ from sft.origins import Dropped, Prompt, Span, trace
 from sft.traits import Traits, traits
 
 PRESETS = Path(__file__).parent / "chat_templates"
+OWN, NONE = "the model's own", "plain (the model has none)"  # where a chat format's template comes from
 TEMPLATE = "template"  # the role of text that the template added and nobody wrote
 IGNORED = -100  # the label of a token that is not trained on
 
@@ -95,8 +96,8 @@ class ChatFormat:
         if isinstance(template, dict):
             template = template.get("default")
         if template:
-            return cls(tokenizer, template, template_kwargs or {}, "the model's own", run)
-        return cls(tokenizer, preset("plain"), template_kwargs or {}, "plain (the model has none)", run)
+            return cls(tokenizer, template, template_kwargs or {}, OWN, run)
+        return cls(tokenizer, preset("plain"), template_kwargs or {}, NONE, run)
 
     def as_of(self, day: date) -> "ChatFormat":
         """The same format with `day` for today's date, so that a template that writes it renders alike tomorrow."""

@@ -6,14 +6,13 @@ Reads what `ChatFormat.render` and `traits` found; renders nothing itself but fo
 from datetime import datetime
 
 from sft import token_findings
-from sft.chat_format import ChatFormat, Rendered
+from sft.chat_format import NONE, ChatFormat, Rendered
 from sft.errors import TemplateError, quoted
 from sft.finding import LEVELS, Finding
 from sft.layout import frozen, render_text
 from sft.origins import Dropped, first_difference
 from sft.traits import Traits
 
-_NO_TEMPLATE = "plain (the model has none)"  # the origin that ChatFormat.of gives a model without a template
 # Two moments that every form of a date or a time writes apart from its first character on.
 _MOMENTS = (datetime(1987, 2, 3, 4, 5, 6), datetime(2012, 11, 24, 17, 38, 49))
 
@@ -63,7 +62,7 @@ def to_json(rendered: Rendered, findings: list[Finding]) -> dict:
 
 
 def _origin(chat_format: ChatFormat):
-    if chat_format.origin == _NO_TEMPLATE:
+    if chat_format.origin == NONE:
         yield Finding(
             "note",
             "no_template",

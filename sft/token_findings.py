@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from operator import attrgetter, itemgetter
 from pathlib import Path
 
-from sft.chat_format import ChatFormat, Rendered
+from sft.chat_format import OWN, ChatFormat, Rendered
 from sft.embeddings import untrained
 from sft.errors import TemplateError
 from sft.finding import Finding
@@ -20,7 +20,6 @@ _BRACKETED = r"""(?:<[^\s<>"']{1,60}>|\[(?=[^\s\[\]"']*[^\W\d])[^\s\[\]"']{1,60}
 _AT_END = re.compile(_BRACKETED + r"\Z")
 _AT_BEGINNING = re.compile(_BRACKETED)
 _BEGINNING = re.compile(rf"(?:\s*{_BRACKETED})*")
-_OWN = "the model's own"  # the origin that ChatFormat.of gives a tokenizer's own template
 _PROBE = "\ue000"  # a character of nobody's
 
 
@@ -242,7 +241,7 @@ def markers(chat_format: ChatFormat, rendered: Rendered) -> Iterator[Finding]:
     first, last = _written(rendered)
     foreign = [name for name in first if name not in added]
     # zephyr and models like it write their headers as plain text, and were tuned that way
-    if foreign and chat_format.origin != _OWN:
+    if foreign and chat_format.origin != OWN:
         yield _foreign(foreign, [name for name in foreign if name in last], first)
     where = chat_format.tokenizer.name_or_path
     kept_here = bool(where) and Path(where).is_dir()
