@@ -33,9 +33,9 @@ def runs_dir(tmp_path_factory, embedded_model):
 
 
 def test_tuning_beats_the_base_on_held_out_tickets(runs_dir):
-    arms = json.loads(sft("evaluate", "tickets", "--limit", "16", "--json", "--runs-dir", runs_dir))["arms"]
+    arms = json.loads(sft("evaluate", "tickets", "--limit", "8", "--json", "--runs-dir", runs_dir))["arms"]
     print({name: {key: value for key, value in arm.items() if key != "replies"} for name, arm in arms.items()})
-    assert arms["tuned"]["rows"] == 16
+    assert arms["tuned"]["rows"] == 8
     assert arms["base"]["valid_format"] <= 0.10
     assert arms["tuned"]["valid_format"] >= 0.90
     assert arms["tuned"]["exact_match"] >= 0.30
@@ -55,7 +55,7 @@ def test_both_panes_are_what_they_say(runs_dir, embedded_model):
     def alone(model, prompt):
         ids = torch.tensor([prompt])
         output = model.generate(
-            ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=32,
+            ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=20,
             eos_token_id=form.stop_token_ids, pad_token_id=form.stop_token_ids[0],
         )  # fmt: skip
         return output[0, len(prompt) :].tolist()
@@ -64,13 +64,13 @@ def test_both_panes_are_what_they_say(runs_dir, embedded_model):
     talks = [[{"role": "system", "content": system}, {"role": "user", "content": question}] for question in asked]
     prompts = [form.prompt_ids(talk) for talk in talks]
     contest = Contest.of_run(find_run("tickets", Path(runs_dir)))
-    panes = [list(stream(contest, [prompt] * 2, Sampling(max_new_tokens=32)))[-1] for prompt in prompts]
+    panes = [list(stream(contest, [prompt] * 2, Sampling(max_new_tokens=20)))[-1] for prompt in prompts]
     assert [base_pane.token_ids for base_pane, _ in panes] == [alone(base, prompt) for prompt in prompts]
     tuned = PeftModel.from_pretrained(base, str(contest.run.adapter)).eval()
     assert [tuned_pane.token_ids for _, tuned_pane in panes] == [alone(tuned, prompt) for prompt in prompts]
 
     said = sft(
-        "chat", "tickets", "--system", system, "--prompt", asked[0], "--max-new-tokens", "32", "--json",
+        "chat", "tickets", "--system", system, "--prompt", asked[0], "--max-new-tokens", "20", "--json",
         "--runs-dir", runs_dir,
     )  # fmt: skip
     by_command = json.loads(said)
