@@ -186,6 +186,11 @@ def _mismatch(chat_format, other: str, messages: list[dict], tools):
     from sft.mismatch import mismatch
     from sft.sandbox import guarded
 
+    if other not in presets() and not Path(other).exists():
+        known = ", ".join(presets())
+        raise ConfigError(
+            f"{other} is neither a preset nor a file.", f"Give one of {known}, or the path of a template."
+        )
     source = preset(other) if other in presets() else _read_text(other)
     chatted = guarded(replace(chat_format, chat_template=source, origin=other))
     return mismatch(chat_format, chatted, messages, tools)
@@ -209,6 +214,8 @@ def _marked(text: str, spans: list[tuple[int, int]]) -> str:
 def _read_text(path: str) -> str:
     try:
         return Path(path).read_bytes().decode("utf-8")
+    except FileNotFoundError:
+        raise ConfigError(f"{path} cannot be read: there is no such file.", "Give the path of a text file.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} cannot be read: {error}", "Give the path of a text file.") from None
 

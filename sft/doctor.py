@@ -155,7 +155,8 @@ def _dropped(messages: list[dict], tools, rendered: Rendered):
             "system_dropped" if whole else "content_dropped",
             f"The template leaves out or rewrites {'' if whole else 'words of '}message {each.message} "
             f"({each.role}): {quoted(each.text)}.",
-            "Choose a template that reads it, or put the text into a user message.",
+            "Choose a template that reads it"
+            + (", or put the text into a user message." if whole else ", or leave it out yourself."),
             each.at,
             each.at,
             each.message,

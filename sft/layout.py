@@ -187,12 +187,12 @@ def _explained(error: Exception, first: int) -> TemplateError:
     where = f", line {line}" if line else ""
     said = error.msg if isinstance(error, SyntaxError) else str(error)  # without the line of jinja2's Python
     reason = said or {MemoryError: "it needs too much memory"}.get(type(error), type(error).__name__)
-    return TemplateError(
-        f"The chat template does not render this conversation{where}: {reason}",
-        "Change the conversation to what the template allows, or choose another template.",
-        line,
-        reason,
-    )
+    if type(error).__name__ in ("TemplateSyntaxError", "SyntaxError"):
+        said, hint = "does not render at all", "Mend its source there, or choose another template."
+    else:
+        said = "does not render this conversation"
+        hint = "Change the conversation to what the template allows, or choose another template."
+    return TemplateError(f"The chat template {said}{where}: {reason}", hint, line, reason)
 
 
 def frozen(template: str, moment: date) -> str:

@@ -32,8 +32,8 @@ class Mismatch:
         asked = (
             "Chat asks just as tuning taught."
             if self.parts_at is None
-            else f"Chat asks with {quoted(self.prompt[self.parts_at :])} where tuning taught "
-            f"{quoted(self.training[self.parts_at :])}: the model is asked in a way that it never saw."
+            else f"Chat asks with {_from(self.prompt, self.parts_at)} where tuning taught "
+            f"{_from(self.training, self.parts_at)}: the model is asked in a way that it never saw."
         )
         if self.stops is None:
             return [asked, "Whether the reply ends cannot be told without a tokenizer, whose tokens end it."]
@@ -61,3 +61,10 @@ def mismatch(tuned: ChatFormat, chatted: ChatFormat, messages: list[dict], tools
 def to_json(found: Mismatch) -> dict:
     """What `preview --chat-with --json` prints of it."""
     return {"fits": found.harmless, "said": found.said(), **vars(found)}
+
+
+def _from(text: str, at: int) -> str:
+    """The text from a character on, quoted; from the beginning of the marker that the character stands in."""
+    opened = text.rfind("<", 0, at)
+    inside = opened >= 0 and ">" not in text[opened:at]
+    return quoted(text[opened if inside else at :])

@@ -229,8 +229,10 @@ def _dropped(words: list[_Words], kept: list[_Kept]) -> Iterator[Dropped]:
         places = [place for place in kept if place.words == number]
         if len(each.keys) > 1:  # of tool calls it is asked whether the template reads them at all
             continue
-        if not places:
-            yield Dropped(at, each.text, each.role, each.message)
+        if not places:  # before what else the message says, or after what came before it
+            later = [place for place in kept if place.words > number]
+            beside = [place.start for place in later if words[place.words].message == each.message]
+            yield Dropped(min(beside, default=at), each.text, each.role, each.message)
             continue
         place = places[0]
         end = place.start + place.last - place.first

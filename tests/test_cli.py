@@ -258,7 +258,10 @@ def wrong_calls(tmp_path, tiny_model, tiny_config, messages):
     yield [*preview, messages, "--template-kwargs", f'{{"a": {deep}}}'], "nested more than"
     yield [*preview, tmp_path / "deep.json"], "nested too deeply"
     yield [*preview, tmp_path / "twice.json"], "line 2: the key 'role' is given twice"
-    yield [*preview, messages, "--model", tiny_model, "--chat-with", tmp_path / "none.jinja"], "cannot be read"
+    yield (
+        [*preview, messages, "--model", tiny_model, "--chat-with", tmp_path / "none.jinja"],
+        "neither a preset nor a file",
+    )
     yield [*preview, messages, "--template", tmp_path / "raising.jinja", "--max-length", "9"], "--max-length counts"
     yield ["check", tmp_path / "empty.jsonl"], "is empty"
     yield ["check", tmp_path / "none.jsonl"], "There is no file"

@@ -382,7 +382,7 @@ def test_what_a_template_raises_is_one_error_with_its_line(template, line, reaso
             function(template, {}, talk("a", "b"))
         assert caught.value.line == line
         assert re.search(reason, caught.value.reason)
-        assert caught.value.message.startswith("The chat template does not render this conversation")
+        assert caught.value.message.startswith("The chat template does not render")
         assert (f"line {line}: " in caught.value.message) == (line is not None)
         assert caught.value.hint
 

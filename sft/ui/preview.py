@@ -220,7 +220,8 @@ def show(
     except TemplateError as error:
         problem = paint.problem("The template does not render this", error.message, error.hint)
         nothing = gr.skip() if second is None else paint.empty("The template above does not render this.")
-        return problem, views.findings([doctor.not_rendered(error)]), "", matrix, problem, nothing, ""
+        unsent = paint.empty("Chat sends nothing: the template does not render this conversation.")
+        return problem, views.findings([doctor.not_rendered(error)]), unsent, matrix, problem, nothing, ""
     except UserError as error:
         return paint.problem("This cannot be shown", error.message, error.hint), "", "", matrix, "", gr.skip(), ""
     compared = gr.skip()
