@@ -265,3 +265,9 @@ def test_the_names_and_texts_of_tool_calls_are_the_assistants():
     spans = trace(ORIGINALS["qwen2_5"], SPECIAL, messages).spans
     assert [text[span.start : span.end] for span in spans] == ["How heavy?", "One moment.", "weigh", "kilo"]
     assert {span.role for span in spans[1:]} == {"assistant"}
+
+
+def test_thinking_that_is_left_out_belongs_before_the_answer_it_led_to():
+    messages = [says("user", "Is 91 prime?"), {**says("assistant", "No."), "reasoning_content": "7 times 13 is 91."}]
+    (left_out,) = trace(CHATML, SPECIAL, messages).dropped
+    assert left_out.at == render_text(CHATML, SPECIAL, messages).index("No.")
