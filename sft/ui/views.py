@@ -23,7 +23,7 @@ FINDINGS_SHOWN = 100
 _CHUNK = 96  # tokens that the browser lays out together, when they come into sight
 _SIGNED = str.maketrans({" ": "·", "\n": "↵", "\t": "⇥"})
 _SIGNS = {"error": "✖", "warning": "▲", "note": "●"}
-_VERDICTS = {"yes": "✓ yes", "in part": "◐ in part", "no": "✗ left out", "refused": "⛔ refused"}
+_VERDICTS = {"yes": "✓ yes", "in part": "◐ in part", "no": "✗ left out", "refused": "✖ refused"}
 
 
 class _Piece(NamedTuple):
