@@ -13,7 +13,7 @@ from functools import cached_property
 from pathlib import Path
 
 from sft.errors import TemplateError
-from sft.layout import Layout, frozen, lay_out, render_text
+from sft.layout import frozen, lay_out, render_text
 from sft.messages import Conversation
 from sft.origins import Dropped, Prompt, Span, trace
 from sft.traits import Traits, traits
@@ -133,10 +133,7 @@ class ChatFormat:
     def encode(self, conversation: Conversation, max_length: int | None = None) -> Encoded:
         """One training row, cut at `max_length` tokens; the same ids and mask that `render` gives."""
         layout = self.ask(lay_out, conversation.messages, conversation.tools)
-        return self._labelled(layout, *self.tokenize(layout.text), max_length)
-
-    @staticmethod
-    def _labelled(layout: Layout, token_ids, offsets, max_length) -> Encoded:
+        token_ids, offsets = self.tokenize(layout.text)
         mask = _mask(offsets, layout.assistant_spans)
         labels = [token if trained else IGNORED for token, trained in zip(token_ids, mask, strict=True)]
         return Encoded(token_ids[:max_length], labels[:max_length], len(token_ids))
