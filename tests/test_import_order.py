@@ -12,9 +12,9 @@ ORDER = [
     "sft.errors", "sft.messages", "sft.json_text", "sft.config", "sft.files", "sft.tables", "sft.shapes", "sft.data",
     "sft.layout", "sft.origins", "sft.traits", "sft.chat_format", "sft.embeddings", "sft.finding",
     "sft.token_findings", "sft.doctor", "sft.mismatch",
-    "sft.sandbox", "sft.check", "sft.runs", "sft.embedded",
+    "sft.sandbox", "sft.check", "sft.prepare", "sft.runs", "sft.embedded",
     "LINE",
-    "sft.models", "sft.trainer", "sft.train", "sft.chat", "sft.evaluate", "sft.launch",
+    "sft.models", "sft.trainer", "sft.adapter", "sft.recorder", "sft.train", "sft.chat", "sft.evaluate", "sft.launch",
 ]  # fmt: skip
 FACES = {"sft.cli": "sft.ui", "sft.ui": "sft.cli"}
 HEAVY = {"torch", "trl", "peft", "gradio"}

@@ -10,8 +10,9 @@ from sft import data, models
 from sft.chat_format import IGNORED, ChatFormat
 from sft.config import TrainConfig
 from sft.errors import ConfigError, DataError, ModelError, RunError
+from sft.prepare import prepare
 from sft.runs import create_run
-from sft.train import Recorder, build_trainer, prepare, train
+from sft.train import build_trainer, train
 
 ROWS = [{"question": f"What is {n} and {n}?", "answer": f"It is {2 * n}."} for n in range(24)]
 
@@ -81,7 +82,7 @@ def test_the_trainer_learns_exactly_the_ids_that_the_preview_shows(config, tmp_p
     settings = config()
     run = create_run(settings, tmp_path)
     chat_format = ChatFormat.of(models.load_tokenizer(models.locate(settings.model)))
-    rows, held_out = prepare(settings, chat_format, Recorder(run, 1))
+    rows, held_out = prepare(settings, chat_format, print)
     trainer = build_trainer(
         settings, models.load_base(models.locate(settings.model)), chat_format, rows, held_out, run.folder
     )
