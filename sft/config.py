@@ -40,6 +40,12 @@ class TrainConfig:
     model: str = _setting(
         "embedded", "'embedded', a name from the catalogue, a Hub id, or a local folder", label="Model"
     )
+    chat_template: str | None = _setting(
+        None,
+        "how messages become text: the name of a preset (chatml, plain, llama3 …) or a .jinja file; without one, the "
+        "model's own, or plain for a base model that has none",
+        label="chat_template",
+    )
     dataset: str = _setting("", "a file, a folder, or a Hub id", label="Data set")
     dataset_config: str | None = _setting(None, "configuration of a Hub data set; a file has none", label="Hub config")
     columns: str | None = _setting(
@@ -69,10 +75,18 @@ class TrainConfig:
     )
     learning_rate: float = _setting(
         5e-4,
-        "size of each step; LoRA likes about ten times what full tuning takes",
+        "size of each step; LoRA likes about ten times what full fine-tuning takes (5e-4 and 5e-5)",
         label="Learning rate",
         above=0,
         maximum=1,
+    )
+    finetuning_type: str = _setting(
+        "lora",
+        "'lora' trains small matrices beside the frozen model; 'full' trains every weight, which takes memory for "
+        "four copies of the model (weights, gradients, two moments of the optimizer), saves a whole model for each "
+        "run, and wants a tenth of the learning rate",
+        label="finetuning_type",
+        choices=("lora", "full"),
     )
     lora_r: int = _setting(
         16, "rank of the trained matrices: higher learns more and costs more", label="LoRA rank", minimum=1,
@@ -93,6 +107,12 @@ class TrainConfig:
         "all-linear",
         "layers that get an adapter: 'all-linear', or names with commas between (q_proj,v_proj)",
         label="target_modules",
+    )
+    trainable_token_indices: str | None = _setting(
+        None,
+        "tokens whose embeddings are trained beside the adapter, as text or number, with commas between: "
+        "'<|im_start|>,<|im_end|>' lets a base model learn ChatML's markers",
+        label="trainable_token_indices",
     )
     gradient_accumulation_steps: int = _setting(
         1, "batches added up before each step", label="gradient_accumulation_steps", minimum=1, maximum=1024
@@ -123,6 +143,12 @@ class TrainConfig:
         maximum=1_000_000,
     )  # fmt: skip
     seed: int = _setting(42, "same seed, same rows in the same order", label="seed", minimum=0, maximum=2**31 - 1)
+    report_to: str = _setting(
+        "none",
+        "tracker that is told the losses too: 'trackio' or 'tensorboard', installed apart; 'none' for none",
+        label="report_to",
+        choices=("none", "tensorboard", "trackio"),
+    )
 
     @classmethod
     def from_dict(cls, values: dict, source: str = "The config") -> "TrainConfig":
@@ -205,8 +231,8 @@ def _convert(value, hint):
     if wanted is str:
         if value is False:
             return "no"  # YAML reads a bare no as false
-        if isinstance(value, list) and all(isinstance(item, str) for item in value):
-            return ",".join(value)
+        if isinstance(value, list) and all(isinstance(item, str | int) for item in value):
+            return ",".join(map(str, value))
         if not isinstance(value, str):
             raise ValueError(f"must be text, not {value!r}")
         return value
@@ -248,6 +274,8 @@ def _combination_problems(values: dict) -> list[str]:
     held_out = [key for key in ("eval_dataset", "eval_split", "eval_share") if values.get(key)]
     if len(held_out) > 1:
         found.append(f"{' and '.join(held_out)}: give only one of them")
+    if values.get("finetuning_type") == "full" and values.get("trainable_token_indices"):
+        found.append("trainable_token_indices: full fine-tuning trains every token already; leave it out")
     return found
 
 
