@@ -1,7 +1,8 @@
 """Base and tuned model answering at once: one batch, one pass over the weights.
 
 PEFT's mixed adapters give each row of a batch its own adapter or none, so the base row is the base model, token for
-token. Histories come from the caller and nothing of a conversation is kept here: visitors share weights, no words.
+token. A model that was tuned in full has weights of its own: it answers after the base model has. Histories come from
+the caller and nothing of a conversation is kept here: visitors share weights, no words.
 """
 
 import queue
@@ -9,11 +10,12 @@ import threading
 from collections import OrderedDict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 
 import torch
 from peft import PeftModel
-from transformers import GenerationConfig, StoppingCriteria, StoppingCriteriaList
+from transformers import GenerationConfig, PreTrainedModel, StoppingCriteria, StoppingCriteriaList
 from transformers.generation.streamers import BaseStreamer
 
 from sft import models
@@ -47,7 +49,7 @@ class Reply:
 
 @dataclass(frozen=True)
 class Contest:
-    """Who answers: a base model, and beside it the same with a run's adapter, if a run is given."""
+    """Who answers: a base model, and beside it the same with a run's adapter, or the run's model, if one is given."""
 
     model_name: str
     folder: Path
@@ -56,13 +58,14 @@ class Contest:
 
     @classmethod
     def of_run(cls, run: Run) -> "Contest":
-        """Raises RunError for a run without an adapter, TemplateError for one whose chat format changed."""
-        if not run.has_adapter:
+        """Raises RunError for a run that made nothing yet, TemplateError for one whose chat format changed."""
+        if not run.has_result:
             state = run.status().state
             raise RunError(f"The run {run.name} has no adapter; it is {state}.", "Choose a run that has finished.")
-        models.check_adapter(run.adapter)
+        if run.result == run.adapter:
+            models.check_adapter(run.adapter)
         name = run.config().model
-        chat_format = guarded(ChatFormat.load(run.folder, models.load_tokenizer(run.adapter)))
+        chat_format = guarded(ChatFormat.load(run.folder, models.load_tokenizer(run.result)))
         return cls(name, models.locate(name), chat_format, run)
 
     @classmethod
@@ -72,30 +75,46 @@ class Contest:
 
     @property
     def adapters(self) -> list[str]:
-        """One adapter name a row: the base first."""
-        return [BASE, _adapter_name(self.run)] if self.run else [BASE]
+        """One adapter name a contestant, the base first. A model tuned in full has none, as the base has."""
+        if self.run is None:
+            return [BASE]
+        return [BASE, BASE if self.in_full else _identity(self.run)]
+
+    @property
+    def in_full(self) -> bool:
+        return self.run is not None and self.run.result == self.run.model
 
 
 class Weights:
-    """The base model last used and the adapters on it. One generation at a time: hold `lock` around it."""
+    """The base model last used, the adapters on it, and the model last used that was tuned in full.
+
+    One generation at a time: hold `lock` around it.
+    """
 
     def __init__(self):
         self.lock = threading.Lock()
         self._folder: Path | None = None
         self._model = None
         self._adapters: OrderedDict[str, None] = OrderedDict()
+        self._tuned: dict[str, PreTrainedModel] = {}  # one at most, by its run's identity
 
-    def load(self, contest: Contest):
-        """The model with the contest's adapter on it."""
+    def load(self, contest: Contest) -> list[PreTrainedModel | PeftModel]:
+        """One model a contestant: the same one twice where they differ by an adapter alone."""
         if self._folder != contest.folder:
             self.forget()
             self._model, self._folder = models.load_base(contest.folder), contest.folder
+        if contest.in_full:
+            name = _identity(contest.run)
+            if name not in self._tuned:
+                self._tuned.clear()  # before the next is loaded: there may be room for one alone
+                self._tuned[name] = models.load_base(contest.run.model)
+            return [self._model, self._tuned[name]]
         if contest.run:
             self._load_adapter(contest.run)
-        return self._model
+        return [self._model] * len(contest.adapters)
 
     def _load_adapter(self, run: Run) -> None:
-        name = _adapter_name(run)
+        name = _identity(run)
         if name not in self._adapters:
             try:
                 if isinstance(self._model, PeftModel):
@@ -118,6 +137,7 @@ class Weights:
     def forget(self) -> None:
         self._model, self._folder = None, None
         self._adapters.clear()
+        self._tuned.clear()
 
 
 WEIGHTS = Weights()
@@ -133,30 +153,43 @@ def stream(
     """
     cancelled = cancelled or threading.Event()
     with WEIGHTS.lock:
-        model = WEIGHTS.load(contest)
-        streamer = _Tokens()
+        passes = _passes(WEIGHTS.load(contest))
+        tokens: queue.Queue = queue.Queue()
 
         def work():
             try:
-                generate(model, contest.chat_format, prompts, contest.adapters, sampling, streamer, cancelled)
+                for model, rows in passes:
+                    own, adapters = prompts[rows], contest.adapters[rows]
+                    generate(model, contest.chat_format, own, adapters, sampling, _Tokens(tokens, rows), cancelled)
             except Exception as error:  # handed to the caller's thread, which raises it
-                streamer.queue.put(error)
+                tokens.put(error)
             else:
-                streamer.queue.put(None)
+                tokens.put(None)
 
         thread = threading.Thread(target=work, daemon=True)
         thread.start()
         replies = [Reply() for _ in prompts]
         try:
-            while (tokens := streamer.queue.get()) is not None:
-                if isinstance(tokens, Exception):
+            while (step := tokens.get()) is not None:
+                if isinstance(step, Exception):
                     WEIGHTS.forget()  # a generation that raised leaves PEFT's hooks on the model
-                    raise tokens
-                _append(replies, tokens, contest.chat_format)
+                    raise step
+                rows, new = step
+                _append(replies[rows], new, contest.chat_format)
                 yield replies
         finally:
             cancelled.set()
             thread.join()
+
+
+def _passes(models_: list) -> list[tuple[PreTrainedModel | PeftModel, slice]]:
+    """Each model and the contestants that it answers for, together in one pass."""
+    found, start = [], 0
+    for _, same in groupby(models_, key=id):
+        rows = slice(start, start + len(list(same)))
+        found.append((models_[start], rows))
+        start = rows.stop
+    return found
 
 
 def _append(replies: list[Reply], tokens: list[int], chat_format: ChatFormat) -> None:
@@ -226,22 +259,22 @@ def _until_stop(token_ids: list[int], chat_format: ChatFormat) -> list[int]:
     return token_ids
 
 
-def _adapter_name(run: Run) -> str:
-    """Tells adapters apart, also one from another that was trained later in a folder of the same name."""
-    written = (run.adapter / "adapter_model.safetensors").stat().st_mtime_ns
+def _identity(run: Run) -> str:
+    """Tells results apart, also one from another that was trained later in a folder of the same name."""
+    written = max(path.stat().st_mtime_ns for path in run.result.glob("*.safetensors"))
     return f"{run.folder.resolve()}@{written}".replace(".", "_")  # torch allows no dot in a module's name
 
 
 class _Tokens(BaseStreamer):
-    """Puts the tokens of each step into a queue; the first call brings the prompts and is passed over."""
+    """Puts each step's contestants and tokens into a queue; the first call brings the prompts and is passed over."""
 
-    def __init__(self):
-        self.queue: queue.Queue = queue.Queue()
+    def __init__(self, tokens: queue.Queue, rows: slice):
+        self.tokens, self.rows = tokens, rows
         self._prompts_seen = False
 
     def put(self, value):
         if self._prompts_seen:
-            self.queue.put(value.tolist())
+            self.tokens.put((self.rows, value.tolist()))
         self._prompts_seen = True
 
     def end(self):

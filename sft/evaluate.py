@@ -9,6 +9,7 @@ from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 
 import torch
+from peft import PeftModel
 
 from sft import chat, data
 from sft.chat_format import ChatFormat
@@ -62,14 +63,14 @@ def evaluate(
     prompts = [contest.chat_format.prompt_ids(row.messages[:-1], row.tools) for row in rows]
     arms = {}
     with chat.WEIGHTS.lock:
-        model = chat.WEIGHTS.load(contest)
-        for name, adapter in zip(("base", "tuned"), contest.adapters, strict=True):
+        loaded = chat.WEIGHTS.load(contest)
+        for name, model, adapter in zip(("base", "tuned"), loaded, contest.adapters, strict=True):
 
             def progress(share: float, name=name):
                 report(f"{name} model", share)
 
             replies = _replies(model, contest.chat_format, prompts, wanted, adapter, progress)
-            loss = _loss(model, contest.chat_format, rows, tuned=adapter != chat.BASE)
+            loss = _loss(model, contest.chat_format, rows, adapter)
             arms[name] = _score(contest.chat_format, prompts, replies, wanted, loss)
     return arms
 
@@ -92,14 +93,15 @@ def _replies(model, chat_format: ChatFormat, prompts, wanted, adapter: str, prog
     return replies
 
 
-def _loss(model, chat_format: ChatFormat, rows: list[Conversation], tuned: bool) -> float:
+def _loss(model, chat_format: ChatFormat, rows: list[Conversation], adapter: str) -> float:
     encoded = [chat_format.encode(row) for row in rows]
     encoded = [{"input_ids": row.input_ids, "labels": row.labels} for row in encoded if row.trained]
     if not encoded:
         return float("nan")
     collate = collator_for(model, encoded)
     total, count = 0.0, 0
-    with torch.inference_mode(), nullcontext() if tuned else model.disable_adapter():
+    alone = isinstance(model, PeftModel) and adapter == chat.BASE
+    with torch.inference_mode(), model.disable_adapter() if alone else nullcontext():
         for part in _batches(encoded):
             batch = collate(part)
             losses = token_losses(model, {name: value.to(model.device) for name, value in batch.items()})

@@ -51,7 +51,8 @@ class Recorder(TrainerCallback):
 
     def start(self, trainer: Trainer, rows: list[dict], held_out: list[dict]) -> None:
         self.trainer = trainer
-        trainable, total = trainer.model.get_nb_trainable_parameters()
+        parameters = [(parameter.numel(), parameter.requires_grad) for parameter in trainer.model.parameters()]
+        trainable, total = sum(size for size, trained in parameters if trained), sum(size for size, _ in parameters)
         self.event(
             "start",
             max_steps=self.max_steps,
@@ -110,4 +111,4 @@ class Recorder(TrainerCallback):
         self.event("end", step=self.step, state=state, message=message, seconds=time.time() - self.began)
         self.state(state, message)
         if self.main and state in ("finished", "stopped"):
-            print(f"{state} after {self.step} steps; the adapter is in {self.run.adapter}", flush=True)
+            print(f"{state} after {self.step} steps; the result is in {self.run.result}", flush=True)

@@ -3,7 +3,7 @@
 import json
 import re
 from bisect import bisect_left
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from operator import attrgetter, itemgetter
 from pathlib import Path
 
@@ -233,8 +233,11 @@ def _read_at(chat_format: ChatFormat, rendered: Rendered, token: str, told: tupl
     return (at, at + len(token)) if rendered.text.startswith(token, at) else (None, None)
 
 
-def markers(chat_format: ChatFormat, rendered: Rendered) -> Iterator[Finding]:
-    """Markers of the template that the tokenizer does not know, or that the model never learned."""
+def markers(chat_format: ChatFormat, rendered: Rendered, trained: Collection[int] = ()) -> Iterator[Finding]:
+    """Markers of the template that the tokenizer does not know, or that the model never learned.
+
+    `trained` are tokens whose embeddings a tuning will train.
+    """
     if chat_format.tokenizer is None:
         return
     added = {str(token): number for number, token in chat_format.tokenizer.added_tokens_decoder.items()}
@@ -246,14 +249,15 @@ def markers(chat_format: ChatFormat, rendered: Rendered) -> Iterator[Finding]:
     where = chat_format.tokenizer.name_or_path
     kept_here = bool(where) and Path(where).is_dir()
     idle = untrained(Path(where), [added[name] for name in first if name in added], added.values()) if kept_here else []
-    if idle:
-        names = [name for name in first if added.get(name) in idle]
+    names = [name for name in first if added.get(name) in idle and added[name] not in trained]
+    if names:
         yield Finding(
             "warning",
             "untrained_marker",
             f"The model was never trained on {', '.join(names)}: in its embedding matrix they cannot be told from "
             "control tokens that no text holds. LoRA on the linear layers alone does not teach them.",
-            "Use the plain template, whose turns end in the model's own end-of-text token.",
+            "Use the plain template, whose turns end in the model's own end-of-text token, or train these tokens too: "
+            f"trainable_token_indices: {','.join(names)}.",
             *first[names[0]],
         )
 

@@ -6,13 +6,13 @@ to the run folder by `Recorder`; only the main process writes.
 
 import os
 import traceback
-from datetime import date
 from pathlib import Path
 
 import torch
 from datasets import Dataset
 from peft.utils.error import NoMatchingPeftModuleError
 from transformers import PrinterCallback
+from transformers.integrations import is_tensorboard_available, is_trackio_available
 from trl import SFTConfig
 
 from sft import models
@@ -23,8 +23,9 @@ from sft.errors import ConfigError, UserError
 from sft.prepare import prepare
 from sft.recorder import Recorder, StopAsked
 from sft.runs import Run
-from sft.sandbox import guarded
+from sft.samples import Samples, questions, to_ask_about
 from sft.trainer import Trainer, collator_for
+from sft.training_format import training_format
 
 EVAL_BATCH = 8  # without a backward pass there is room for more rows than in training
 
@@ -34,14 +35,17 @@ def train(config: TrainConfig, run: Run) -> None:
     recorder = Recorder(run, config.max_steps)
     try:
         recorder.state("preparing", "Loading the model and the data.")
+        _check_tracker(config.report_to)
         folder = models.locate(config.model, lambda stage, share: recorder.preparing(stage))
-        chat_format = guarded(ChatFormat.of(models.load_tokenizer(folder)).as_of(date.today()))
+        chat_format = training_format(config, folder, recorder.warn)
         recorder.check_stop()
         rows, held_out = prepare(config, chat_format, recorder.warn)
         recorder.check_stop()
         trainer = build_trainer(config, models.load_base(folder), chat_format, rows, held_out, run.folder)
         trainer.remove_callback(PrinterCallback)  # the recorder prints
         trainer.add_callback(recorder)
+        if recorder.main and (asked := questions(to_ask_about(config), chat_format, config)):
+            trainer.add_callback(Samples(run, asked, chat_format))
         recorder.start(trainer, rows, held_out)
         trainer.train()
         recorder.state("saving", "Writing the adapter.")
@@ -61,7 +65,7 @@ def train(config: TrainConfig, run: Run) -> None:
 def build_trainer(
     config: TrainConfig, model, chat_format: ChatFormat, rows: list[dict], held_out: list[dict], folder: Path
 ) -> Trainer:
-    """Our SFTTrainer with a LoRA adapter on the frozen model."""
+    """Our SFTTrainer with a LoRA adapter on the frozen model, or with the whole model."""
     on_gpu = torch.cuda.is_available()
     tokenizer = chat_format.tokenizer
     if tokenizer.pad_token is None:
@@ -83,7 +87,9 @@ def build_trainer(
         logging_steps=1,
         logging_nan_inf_filter=False,  # a diverged run must not look like one of loss 0
         save_strategy="no",
-        report_to="none",
+        report_to=config.report_to,
+        project="sft-playground",  # trackio's name for what belongs together
+        run_name=folder.name,
         disable_tqdm=True,
         use_cpu=not on_gpu,
         bf16=on_gpu and torch.cuda.is_bf16_supported(),
@@ -98,12 +104,12 @@ def build_trainer(
     )
     try:
         return Trainer(
-            model=model,
+            model=model.float() if config.finetuning_type == "full" else model,  # bfloat16 would lose small steps
             args=arguments,
             train_dataset=Dataset.from_list(rows),
             eval_dataset=Dataset.from_list(held_out) if held_out else None,
             processing_class=tokenizer,
-            peft_config=adapter_config(config),
+            peft_config=adapter_config(config, model, tokenizer),
             data_collator=collator_for(model, [*rows, *held_out]),
         )
     except NoMatchingPeftModuleError:
@@ -111,3 +117,11 @@ def build_trainer(
             f"target_modules {config.target_modules!r} names no layer of {config.model}.",
             "Write all-linear, or names such as q_proj,v_proj.",
         ) from None
+
+
+def _check_tracker(name: str) -> None:
+    available = {"none": lambda: True, "tensorboard": is_tensorboard_available, "trackio": is_trackio_available}
+    if not available[name]():
+        raise ConfigError(
+            f"report_to: {name} is not installed.", f"Run `pip install {name}`, or set report_to to none."
+        )

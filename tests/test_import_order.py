@@ -9,12 +9,14 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ORDER = [
-    "sft.errors", "sft.messages", "sft.json_text", "sft.config", "sft.files", "sft.tables", "sft.shapes", "sft.data",
+    "sft.errors", "sft.messages", "sft.json_text", "sft.config", "sft.text_files", "sft.stored_rows", "sft.files",
+    "sft.tables", "sft.shapes", "sft.data",
     "sft.layout", "sft.origins", "sft.traits", "sft.chat_format", "sft.embeddings", "sft.finding",
     "sft.token_findings", "sft.doctor", "sft.mismatch",
-    "sft.sandbox", "sft.check", "sft.prepare", "sft.runs", "sft.embedded",
+    "sft.sandbox", "sft.check", "sft.embedded", "sft.row_cache", "sft.prepare", "sft.runs",
     "LINE",
-    "sft.models", "sft.trainer", "sft.adapter", "sft.recorder", "sft.train", "sft.chat", "sft.evaluate", "sft.launch",
+    "sft.models", "sft.training_format", "sft.trainer", "sft.adapter", "sft.recorder", "sft.greedy",
+    "sft.samples", "sft.train", "sft.chat", "sft.evaluate", "sft.launch",
 ]  # fmt: skip
 FACES = {"sft.cli": "sft.ui", "sft.ui": "sft.cli"}
 HEAVY = {"torch", "trl", "peft", "gradio"}
