@@ -6,14 +6,17 @@ models, data sets or runs, and needs no torch.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable
+from bisect import bisect_left
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import date
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 
 from sft.errors import TemplateError
-from sft.layout import frozen, lay_out, render_text
+from sft.layout import Layout, frozen, lay_out, lay_out_all, render_text
 from sft.messages import Conversation
 from sft.origins import Dropped, Prompt, Span, trace
 from sft.traits import Traits, traits
@@ -22,6 +25,7 @@ PRESETS = Path(__file__).parent / "chat_templates"
 OWN, NONE = "the model's own", "plain (the model has none)"  # where a chat format's template comes from
 TEMPLATE = "template"  # the role of text that the template added and nobody wrote
 IGNORED = -100  # the label of a token that is not trained on
+TOGETHER = 64  # conversations rendered and tokenised at a time: more gain nothing
 
 
 @dataclass(frozen=True)
@@ -133,15 +137,60 @@ class ChatFormat:
     def encode(self, conversation: Conversation, max_length: int | None = None) -> Encoded:
         """One training row, cut at `max_length` tokens; the same ids and mask that `render` gives."""
         layout = self.ask(lay_out, conversation.messages, conversation.tools)
-        token_ids, offsets = self.tokenize(layout.text)
-        mask = _mask(offsets, layout.assistant_spans)
-        labels = [token if trained else IGNORED for token, trained in zip(token_ids, mask, strict=True)]
-        return Encoded(token_ids[:max_length], labels[:max_length], len(token_ids))
+        return _encoded(layout, *self.tokenize(layout.text), max_length)
 
-    def tokenize(self, text: str) -> tuple[list[int], list[tuple[int, int]]]:
-        """Token ids of a rendered text, and the characters `[start, end)` of each. Adds no special tokens."""
+    def encode_all(
+        self, conversations: Iterable[Conversation], max_length: int | None = None
+    ) -> Iterator[Encoded | TemplateError]:
+        """What `encode` gives for each conversation, or the TemplateError that it raises, in order and quicker.
+
+        While some are tokenised, by a library that leaves Python alone, the next are rendered.
+        """
+        waiting = iter(conversations)
+        with ThreadPoolExecutor(1) as renderer:
+            rendering = renderer.submit(self._lay_out_all, list(islice(waiting, TOGETHER)))
+            while layouts := rendering.result():
+                rendering = renderer.submit(self._lay_out_all, list(islice(waiting, TOGETHER)))
+                yield from self._encode_layouts(layouts, max_length)
+
+    def _lay_out_all(self, conversations: list[Conversation]) -> list[Layout | TemplateError]:
+        try:
+            layouts = self.ask(lay_out_all, [(each.messages, each.tools) for each in conversations])
+        except TemplateError:  # all together were too much for the sandbox; one alone may not be
+            layouts = [None] * len(conversations)
+        return [
+            layout or self._lay_out_alone(conversation)
+            for layout, conversation in zip(layouts, conversations, strict=True)
+        ]
+
+    def _lay_out_alone(self, conversation: Conversation) -> Layout | TemplateError:
+        try:
+            return self.ask(lay_out, conversation.messages, conversation.tools)
+        except TemplateError as error:
+            return error
+
+    def _encode_layouts(
+        self, layouts: list[Layout | TemplateError], max_length: int | None
+    ) -> Iterator[Encoded | TemplateError]:
+        texts = [layout.text for layout in layouts if isinstance(layout, Layout)]
+        tokenized = zip(*self.tokenize(texts), strict=True) if texts else iter(())
+        for layout in layouts:
+            yield _encoded(layout, *next(tokenized), max_length) if isinstance(layout, Layout) else layout
+
+    def tokenize(self, text: str | list[str]) -> tuple[list, list]:
+        """Token ids of a rendered text, and the characters `[start, end)` of each; for many texts, a list of each.
+
+        Adds no special tokens.
+        """
         encoded = self.tokenizer(
-            text, add_special_tokens=False, return_offsets_mapping=True, truncation=False, padding=False, verbose=False
+            text,
+            add_special_tokens=False,
+            return_offsets_mapping=True,
+            return_attention_mask=False,
+            return_token_type_ids=False,
+            truncation=False,
+            padding=False,
+            verbose=False,
         )
         return encoded["input_ids"], encoded["offset_mapping"]
 
@@ -224,18 +273,28 @@ def preset(name: str) -> str:
     return (PRESETS / f"{name}.jinja").read_text(encoding="utf-8")
 
 
-def _mask(offsets: Iterable[tuple[int, int]], spans: list[tuple[int, int]]) -> list[int]:
-    """1 for each token that begins inside a span. A token that begins before a span belongs to the prompt.
+def _encoded(layout: Layout, token_ids: list[int], offsets: list[tuple[int, int]], max_length: int | None) -> Encoded:
+    labels = [IGNORED] * len(token_ids)
+    for trained in _trained(offsets, layout.assistant_spans):
+        labels[trained] = token_ids[trained]
+    return Encoded(token_ids[:max_length], labels[:max_length], len(token_ids))
 
-    Tokens and spans come in the order of the text.
-    """
-    mask, waiting = [], iter(spans)
-    span = next(waiting, None)
-    for at, _ in offsets:
-        while span and at >= span[1]:
-            span = next(waiting, None)
-        mask.append(int(span is not None and span[0] <= at))
+
+def _mask(offsets: list[tuple[int, int]], spans: list[tuple[int, int]]) -> list[int]:
+    """1 for each token that is trained on."""
+    mask = [0] * len(offsets)
+    for trained in _trained(offsets, spans):
+        mask[trained] = [1] * len(mask[trained])
     return mask
+
+
+def _trained(offsets: list[tuple[int, int]], spans: list[tuple[int, int]]) -> list[slice]:
+    """The tokens that begin inside a span, for each. A token that begins before a span belongs to the prompt.
+
+    Tokens come in the order of the text.
+    """
+    starts = [start for start, _ in offsets]
+    return [slice(bisect_left(starts, start), bisect_left(starts, end)) for start, end in spans]
 
 
 def _roles(offsets, spans: list[Span], mask: list[int]) -> list[str]:

@@ -1,16 +1,21 @@
 """One data file (JSONL, JSON, CSV, Parquet) → a table: its rows as they were read, and where a person finds each.
 
-Knows nothing about roles and messages.
+A file is read through once, so that all that is wrong with it is told together. Rows of JSONL and Parquet then stay on
+the disk. Knows nothing about roles and messages.
 """
 
 import csv
 import io
-from collections.abc import Sequence
+from array import array
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from os import fstat
 from pathlib import Path
 
 from sft.errors import DataError, listed
 from sft.json_text import JsonProblem, loads
+from sft.stored_rows import JsonLines, ParquetRows, stamp
+from sft.text_files import lines, read_text
 
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 REMEDIES = {  # for endings that are met often
@@ -19,6 +24,9 @@ REMEDIES = {  # for endings that are met often
     **dict.fromkeys((".tsv", ".tab"), "Save it as CSV, with commas between the columns."),
     ".ndjson": "Rename it so that it ends in .jsonl.",
 }
+
+
+Tick = Callable[[float, str], None]  # how much is done (0 to 1), and what; it may raise to stop the work
 
 
 @dataclass(frozen=True)
@@ -34,7 +42,7 @@ class Table:
         return f"{self.unit} {self.numbers[index] if self.numbers else index + 1}"
 
 
-def read_file(path: Path) -> Table:
+def read_file(path: Path, tick: Tick = lambda share, said: None) -> Table:
     """The rows of one file. Raises DataError where it is not what its ending says, with the line that breaks it."""
     readers = {".jsonl": _read_jsonl, ".json": _read_json, ".csv": _read_csv, ".parquet": _read_parquet}
     suffix = path.suffix.lower()
@@ -47,7 +55,7 @@ def read_file(path: Path) -> Table:
         with path.open("rb") as file:
             if not file.read(1):
                 raise DataError(f"{path.name} is empty.", "Put one conversation on each line.")
-        table = readers[suffix](path)
+        table = readers[suffix](path, tick)
     except OSError as error:
         raise DataError(
             f"{path.name} cannot be read: {error.strerror or error}",
@@ -58,57 +66,42 @@ def read_file(path: Path) -> Table:
     return table
 
 
-def _text(path: Path) -> str:
-    """The file as text, its lines ended by a newline alone."""
-    data, kind = path.read_bytes(), path.suffix[1:].upper()
-    if data.startswith((b"\xff\xfe", b"\xfe\xff")):
-        raise DataError(f"{path.name} is UTF-16 text, not UTF-8.", "Save it as UTF-8.")
-    try:
-        text = data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise DataError(
-            f"{path.name} is not UTF-8 text (line {line} has the byte 0x{data[error.start]:02x}), so it is not the "
-            f"{kind} file that its ending says.",
-            "Save it as UTF-8, or give the file the ending that matches its content.",
-        ) from None
-    if "\0" in text:
-        line = text.count("\n", 0, text.index("\0")) + 1
-        raise DataError(
-            f"{path.name} is not a {kind} file: line {line} holds binary data.",
-            f"Save it as {kind}, in UTF-8, from its program.",
-        )
-    return text.replace("\r\n", "\n").replace("\r", "\n")
-
-
-def _read_jsonl(path: Path) -> Table:
-    text = _text(path)
-    rows, numbers, broken = [], [], []
-    for number, line in enumerate(text.split("\n"), start=1):
-        if not line.strip():
-            continue
-        try:
-            row = loads(line)
-        except JsonProblem as problem:
-            broken.append(f"line {number}: {problem.said}")
-            continue
-        if not isinstance(row, dict):
-            broken.append(f"line {number}: must be a JSON object {{...}}")
-            continue
-        rows.append(row)
-        numbers.append(number)
+def _read_jsonl(path: Path, tick: Tick) -> Table:
+    starts, ends, numbers = array("Q"), array("Q"), array("Q")
+    broken, opening = [], ""
+    with path.open("rb") as file:
+        known = stamp(fstat(file.fileno()))
+        for number, (start, end, line) in enumerate(lines(path, file), start=1):
+            if number % 1000 == 0:
+                tick(end / known[0], f"Reading {path.name}")
+            if not line.strip():
+                continue
+            opening = opening or line.lstrip()[0]
+            problem = _line_problem(line)
+            if problem:
+                broken.append(f"line {number}: {problem}")
+            starts.append(start)
+            ends.append(end)
+            numbers.append(number)
     if broken:
         many = "1 line is" if len(broken) == 1 else f"{len(broken)} lines are"
         hint = "In a .jsonl file each line is one complete JSON object."
-        if text.lstrip().startswith("["):
+        if opening == "[":
             hint = "It looks like one JSON list: such a file must end in .json."
         raise DataError(f"{path.name}: {many} not valid JSON:\n{listed(broken)}", hint)
-    return Table(path.name, rows, "line", numbers)
+    return Table(path.name, JsonLines(path, known, starts, ends), "line", numbers)
 
 
-def _read_json(path: Path) -> Table:
+def _line_problem(line: str) -> str | None:
     try:
-        rows = _unwrapped(loads(_text(path)))
+        return None if isinstance(loads(line), dict) else "must be a JSON object {...}"
+    except JsonProblem as problem:
+        return problem.said
+
+
+def _read_json(path: Path, tick: Tick) -> Table:
+    try:
+        rows = _unwrapped(loads(read_text(path)))
     except JsonProblem as problem:
         raise DataError(
             f"{path.name}: line {problem.line} is not valid JSON: {problem.said}",
@@ -132,9 +125,9 @@ def _unwrapped(value):
     return tables[0] if len(tables) == 1 else value
 
 
-def _read_csv(path: Path) -> Table:
+def _read_csv(path: Path, tick: Tick) -> Table:
     csv.field_size_limit(2**27)
-    reader = csv.reader(io.StringIO(_text(path), newline=""), strict=True)
+    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
     rows, numbers, names, start = [], [], None, 1
     try:
         for cells in reader:
@@ -171,15 +164,9 @@ def _column_names(path: Path, cells: list[str]) -> list[str]:
     return names
 
 
-def _read_parquet(path: Path) -> Table:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        return Table(path.name, pyarrow.parquet.read_table(path).to_pylist())
-    except (pyarrow.ArrowException, OSError, ValueError) as error:  # ValueError: text that is not UTF-8, odd dates
-        said = str(error).partition("\n")[0]
-        raise DataError(
-            f"{path.name} is not a Parquet file that can be read: {said}",
-            "Give the file the ending that matches its content, or write it again.",
-        ) from None
+def _read_parquet(path: Path, tick: Tick) -> Table:
+    rows, read = ParquetRows(path), 0
+    for batch in rows.batches():  # decodes all of it once, so that what is damaged shows now
+        read += batch.num_rows
+        tick(read / len(rows), f"Reading {path.name}")
+    return Table(path.name, rows)

@@ -76,20 +76,41 @@ def lay_out(
     spans, unsure = [], []
     for index, message in enumerate(messages):
         if message["role"] == "assistant":
-            span = _turn(template, variables, messages[: index + 1], tools, text)
+            ended = text if index + 1 == len(messages) and not add_generation_prompt else None
+            span = _turn(template, variables, messages[: index + 1], tools, text, ended)
             spans += [span] if span else []
             unsure += [] if span else [index]
     return Layout(text, spans, unsure)
 
 
-def _turn(template, variables, messages, tools, text) -> tuple[int, int] | None:
-    """The span of the last of `messages` in `text`, or None where it is not certain."""
+def lay_out_all(
+    template: str, variables: dict, conversations: list[tuple[list[dict], list[dict] | None]]
+) -> list[Layout | None]:
+    """`lay_out` of many (messages, tools); None for one that the template refuses."""
+    return [_lay_out_or_none(template, variables, *conversation) for conversation in conversations]
+
+
+def _lay_out_or_none(template, variables, messages, tools) -> Layout | None:
+    try:
+        return lay_out(template, variables, messages, tools)
+    except TemplateError:
+        return None
+
+
+def _turn(template, variables, messages, tools, text, ended) -> tuple[int, int] | None:
+    """The span of the last of `messages` in `text`, or None where it is not certain.
+
+    `ended` is what they render to without a generation prompt, where that is known: rendering takes most of the time.
+    """
     try:
         asked = render_text(template, variables, messages[:-1], tools, True)
         if not text.startswith(asked):
             return None
         for ending in _endings(template, json.dumps(variables, sort_keys=True)):
-            answered = render_text(template, variables, messages, tools, ending is not None)
+            if ending is None and ended is not None:
+                answered = ended
+            else:
+                answered = render_text(template, variables, messages, tools, ending is not None)
             if not answered.endswith(ending or ""):
                 continue
             answered = answered.removesuffix(ending or "")

@@ -31,7 +31,7 @@ from typing import get_args, get_origin, get_type_hints
 
 from sft.chat_format import ChatFormat, preset, presets, run_here
 from sft.errors import SandboxBusy, TemplateError
-from sft.layout import lay_out, render_text
+from sft.layout import lay_out, lay_out_all, render_text
 from sft.origins import trace
 from sft.traits import traits
 
@@ -45,7 +45,7 @@ _REPLY = 8 * CHARACTERS  # bytes: the origins of a text hold it twice
 _PATIENCE = 0.75  # seconds to wait for another worker to end
 _START = 30.0  # seconds that the seed may take to import
 _FORKS = hasattr(os, "fork")  # Windows does not: there all templates render in this process, its user's own
-_FUNCTIONS = {function.__name__: function for function in (lay_out, trace, traits, render_text)}
+_FUNCTIONS = {function.__name__: function for function in (lay_out, lay_out_all, trace, traits, render_text)}
 _KEPT = ("LD_LIBRARY_PATH", "PATH", "PYTHONPATH", "TZ")  # of the environment; the rest may be secret
 _EMBEDDED = "872be49dbb638044ad01b60388f48d469ff2980e5f0dccdc22ec907db54d0788"  # SHA-256 of its template
 
