@@ -5,6 +5,7 @@ the disk. Knows nothing about roles and messages.
 """
 
 import csv
+import hashlib
 import io
 from array import array
 from collections.abc import Callable, Sequence
@@ -17,6 +18,7 @@ from sft.json_text import JsonProblem, loads
 from sft.stored_rows import JsonLines, ParquetRows, stamp
 from sft.text_files import lines, read_text
 
+DIGESTED = 64 * 2**20  # bytes: a larger file takes too long to read only to know it again
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 REMEDIES = {  # for endings that are met often
     **dict.fromkeys((".gz", ".zip", ".zst", ".bz2", ".xz", ".tar", ".7z"), "Unpack it, and give the file inside."),
@@ -57,13 +59,27 @@ def read_file(path: Path, tick: Tick = lambda share, said: None) -> Table:
                 raise DataError(f"{path.name} is empty.", "Put one conversation on each line.")
         table = readers[suffix](path, tick)
     except OSError as error:
-        raise DataError(
-            f"{path.name} cannot be read: {error.strerror or error}",
-            "Check that you may read it, and that it is whole.",
-        ) from None
+        raise _unreadable(path, error) from None
     if not table.rows:
         raise DataError(f"{path.name} holds no rows.", "Put one conversation on each line.")
     return table
+
+
+def identity(path: Path) -> list:
+    """The file's name and a digest of its content; of a large file, where it is and when it was written last."""
+    try:
+        status = path.stat()
+        if status.st_size > DIGESTED:
+            return [str(path.resolve()), *stamp(status)]
+        return [path.name, hashlib.sha256(path.read_bytes()).hexdigest()]
+    except OSError as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: OSError) -> DataError:
+    return DataError(
+        f"{path.name} cannot be read: {error.strerror or error}", "Check that you may read it, and that it is whole."
+    )
 
 
 def _read_jsonl(path: Path, tick: Tick) -> Table:

@@ -5,20 +5,55 @@ import stat
 from pathlib import Path
 
 from sft.errors import DataError
-from sft.files import SUFFIXES, Table, read_file
+from sft.files import SUFFIXES, Table, Tick, read_file
+from sft.files import identity as file_identity
 
 HELD_OUT_NAMES = ("test", "val", "eval")  # how files begin that nobody means to train on
 
 
-def read_table(source: str, config: str | None = None, split: str = "train") -> Table:
+def read_table(
+    source: str, config: str | None = None, split: str = "train", tick: Tick = lambda share, said: None
+) -> Table:
     """Reads a local file or folder, or a data set from the Hub, which alone has a `config`.
 
     `split` chooses among the files of a folder; a file is all one split, so it takes only the default. Raises
     DataError where there is nothing to read, or not what the file's ending says.
     """
+    path = _local_file(source, config, split)
+    return _read_hub(source, config, split) if path is None else read_file(path, tick)
+
+
+def identity(source: str, config: str | None, split: str) -> list:
+    """Plain values that change when the rows of such a table do."""
+    path = _local_file(source, config, split)
+    if path is None:
+        return [source, config, split, _read_hub(source, config, split).rows._fingerprint]
+    return file_identity(path)
+
+
+def held_out_split(source: str, config: str | None, split: str) -> str | None:
+    """The split that goes with `split` and that nobody means to train on, where a folder or Hub data set has one."""
     path = local_path(source)
     if path is None:
-        return _read_hub(source, config, split)
+        names = _read_hub(source, config, split).rows.info.splits or ()
+    else:
+        names = _splits_of(path) if path.is_dir() else ()
+    ending = split.partition("[")[0].removeprefix("train")  # test_sft goes with train_sft
+    fitting = [name for name in names if name.endswith(ending) and name not in re.findall(r"\w+", split)]
+    return next((name for begin in HELD_OUT_NAMES for name in fitting if name.lower().startswith(begin)), None)
+
+
+def _splits_of(folder: Path) -> list[str]:
+    """The beginnings of names that exactly one file of the folder has."""
+    names = [file.name.lower() for file in _data_files(folder)]
+    return [begin for begin in HELD_OUT_NAMES if sum(name.startswith(begin) for name in names) == 1]
+
+
+def _local_file(source: str, config: str | None, split: str) -> Path | None:
+    """The file to read; None for a data set of the Hub."""
+    path = local_path(source)
+    if path is None:
+        return None
     if config:
         raise DataError(
             f"{source} is here on this machine, and only a Hub data set has configurations, so {config!r} cannot be "
@@ -26,13 +61,13 @@ def read_table(source: str, config: str | None = None, split: str = "train") -> 
             "Leave dataset_config out.",
         )
     if path.is_dir():
-        return read_file(_file_in_folder(path, split))
+        return _file_in_folder(path, split)
     if split != "train":  # otherwise all of its rows would be read for a part of them, or the training rows as held out
         raise DataError(
             f"{path.name} is a file, and a file has no splits, so {split!r} cannot be read from it.",
             "Leave train_split out; for held-out rows name another file as eval_dataset, or set eval_share.",
         )
-    return read_file(path)
+    return path
 
 
 def local_path(source: str) -> Path | None:
@@ -69,11 +104,7 @@ def _file_in_folder(folder: Path, split: str) -> Path:
             f"{split!r} cannot be read from the folder {folder}: a folder has one file for each split, and no slices.",
             "Give the plain name of a split, such as train or test.",
         )
-    try:
-        files = sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
-    except OSError as error:
-        said = f"The folder {folder} cannot be read: {error.strerror}"
-        raise DataError(said, "Check that you may read it.") from None
+    files = _data_files(folder)
     found = [file for file in files if file.name.lower().startswith(split.lower())]
     if not found and split == "train":
         found = [] if any(file.name.lower().startswith(HELD_OUT_NAMES) for file in files) else files
@@ -84,6 +115,14 @@ def _file_in_folder(folder: Path, split: str) -> Path:
             f"Name one file ending in {', '.join(SUFFIXES)}.",
         )
     return found[0]
+
+
+def _data_files(folder: Path) -> list[Path]:
+    try:
+        return sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
+    except OSError as error:
+        said = f"The folder {folder} cannot be read: {error.strerror}"
+        raise DataError(said, "Check that you may read it.") from None
 
 
 def _read_hub(source: str, config: str | None, split: str) -> Table:

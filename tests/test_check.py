@@ -84,7 +84,7 @@ def test_rows_are_checked_one_by_one(chatml, write_rows):
             asked.append(index)
             return super().__getitem__(index)
 
-    verdicts = check(type(table)(table.source, Watched(table.rows * 100), "row"), chatml)
+    verdicts = check(type(table)(table.source, Watched([*table.rows] * 100), "row"), chatml)
     next(verdicts)
     assert max(asked) < 20  # those that the shape is found by
     assert len(list(verdicts)) == 299
