@@ -35,7 +35,7 @@ def _embeddings(model: PreTrainedModel) -> list[str]:
 
 
 def save(trainer: Trainer, chat_format: ChatFormat, run: Run) -> None:
-    """The adapter or the model, its tokenizer and chat format, put in place together when all is written."""
+    """The adapter or the model, and its tokenizer, put in place together when all is written."""
     if not trainer.accelerator.is_main_process:
         return
     model, tokenizer = trainer.model, chat_format.tokenizer
@@ -46,7 +46,6 @@ def save(trainer: Trainer, chat_format: ChatFormat, run: Run) -> None:
         model.generation_config.eos_token_id = chat_format.stop_token_ids
     model.save_pretrained(writing, safe_serialization=True)
     tokenizer.save_pretrained(writing)
-    chat_format.save(run.folder)
     _put_in_place(writing, folder)
 
 

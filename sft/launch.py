@@ -1,4 +1,4 @@
-"""Starts, queues and stops training processes; what they do is read from their run folders.
+"""Starts, queues, stops and resumes training processes; what they do is read from their run folders.
 
 A run started here is `python -m sft train` in a process of its own, at lower priority, with its output in the run's
 log file. It outlives the app. Such a process first imports what training needs, some seconds of work, and then waits
@@ -18,9 +18,10 @@ from pathlib import Path
 import psutil
 
 from sft.config import TrainConfig
-from sft.runs import LOCAL_OWNER, Run, create_run, list_runs
+from sft.runs import ACTIVE, LOCAL_OWNER, Run, create_run, list_runs
 
 _NICENESS = 10
+_MAIN_STARTS_WITHIN = 60.0  # seconds in which the processes of one run all begin
 _lock = threading.Lock()
 _standby: subprocess.Popen | None = None
 _children: list[subprocess.Popen] = []  # kept so that ended ones can be reaped
@@ -29,22 +30,64 @@ _children: list[subprocess.Popen] = []  # kept so that ended ones can be reaped
 def start(config: TrainConfig, root: Path, owner: str = LOCAL_OWNER, name: str | None = None) -> Run:
     """A new run, and the process that carries it out (once the runs before it have ended)."""
     run = create_run(config, root, name, owner)
+    _hand_over(run)
+    return run
+
+
+def resume(run: Run) -> None:
+    """A process that goes on with the run from its newest checkpoint, at the end of the line.
+
+    Raises RunError where the run works still, or has finished.
+    """
+    run.enter_line()
+    _hand_over(run)
+
+
+def stop(run: Run) -> None:
+    """Asks a run to save and end, which it does within seconds. One that still waits in line has ended at once."""
+    run.ask_to_stop()
+    if run.written_status().state == "queued":
+        _withdraw(run)  # its process, if there is one, sees this and goes
+
+
+def _withdraw(run: Run) -> None:
+    status = run.written_status()
+    run.set_status("stopped", step=status.step, max_steps=status.max_steps, message="Withdrawn from the line.", pid=0)
+
+
+def reconcile(root: Path) -> None:
+    """Writes down which runs have lost their process, and removes what such a process left half-written.
+
+    For the start of the app. Runs whose process lives go on, and nothing of theirs is touched.
+    """
+    for run in list_runs(root):
+        status = run.status()
+        if status.active:
+            continue
+        with suppress(OSError):  # a folder that cannot be written tells its readers the same without it
+            run.tidy()
+            if run.written_status().active:
+                run.set_status(
+                    status.state, step=status.step, max_steps=status.max_steps, message=status.message, pid=0
+                )
+
+
+def _hand_over(run: Run) -> None:
+    """Tells a process of its own, which stands by or is started, to carry out the run."""
+    root, status = run.folder.parent, run.written_status()
+    config = str(run.folder / "config.yaml")
     task = {
-        "command": ["train", str(run.folder / "config.yaml"), "--run-name", run.name, "--runs-dir", str(root)],
+        "command": ["train", config, "--run-name", run.name, "--runs-dir", str(root)],
         "log": str(run.log_file.resolve()),
     }
     process = _take_standby()
     # Before the process hears of it, so that nobody takes the run for dead while the process still imports.
-    run.set_status("queued", max_steps=config.max_steps, message="Loading the libraries.", pid=process.pid)
+    run.set_status(
+        "queued", step=status.step, max_steps=status.max_steps, message="Loading the libraries.", pid=process.pid
+    )
     with suppress(BrokenPipeError):  # it has just died: the run's status says so to every reader
         process.stdin.write(json.dumps(task).encode() + b"\n")
         process.stdin.close()
-    return run
-
-
-def stop(run: Run) -> None:
-    """Asks a run to save and end; it does so at its next step, or at once while it waits in line."""
-    run.ask_to_stop()
 
 
 def stand_by() -> None:
@@ -80,20 +123,52 @@ def _spawn() -> subprocess.Popen:
     return process
 
 
-def runs_ahead(run: Run) -> list[Run]:
-    """Runs of the same folder that began earlier and still wait or work."""
-    mine = (run.status().started, run.name)
-    earlier = [other for other in list_runs(run.folder.parent) if other != run]
-    return [other for other in earlier if (status := other.status()).active and (status.started, other.name) < mine]
+def place(run: Run) -> int:
+    """How many runs are ahead of this one in the line; 0 for one that does not wait."""
+    return len(_ahead(run)) if run.status().state == "queued" else 0
 
 
-def wait_in_line(run: Run, poll_seconds: float = 0.5) -> None:
-    """Returns when no earlier run is left, or when this one is asked to stop. Called by the run's own process."""
-    place = None
-    while (ahead := len(runs_ahead(run))) and not run.stop_asked:
-        if ahead != place:
-            run.set_status(
-                "queued", max_steps=run.status().max_steps, message=f"Waiting for {ahead} earlier run(s) to end."
-            )
-            place = ahead
+def wait_in_line(run: Run, poll_seconds: float = 0.5) -> bool:
+    """Returns True when no run is ahead any more; False as soon as this one is withdrawn.
+
+    Called by the run's own process.
+    """
+    ahead, shown = _ahead(run), None
+    while not run.stop_asked:
+        status = run.written_status()
+        if status.pid != os.getpid() or status.state != "queued":
+            return False  # withdrawn, and by now perhaps resumed by another process
+        if not ahead:
+            return True
+        if len(ahead) != shown:
+            shown = len(ahead)
+            message = f"Waiting for {shown} earlier {'run' if shown == 1 else 'runs'} to end."
+            run.set_status("queued", step=status.step, max_steps=status.max_steps, message=message)
         time.sleep(poll_seconds)
+        ahead = [other for other in ahead if other.status().active]  # nobody comes in ahead later
+    _withdraw(run)
+    return False
+
+
+def wait_for_main(run: Run, poll_seconds: float = 0.5) -> bool:
+    """What `wait_in_line` returns, in the other processes of the same run, on the main one's machine."""
+    heard, deadline = False, time.monotonic() + _MAIN_STARTS_WITHIN
+    while True:
+        state = run.status().state
+        if state == "queued":
+            heard = True
+        elif state in ACTIVE:
+            return True
+        elif heard or time.monotonic() > deadline:
+            return False
+        time.sleep(poll_seconds)
+
+
+def _ahead(run: Run) -> list[Run]:
+    """Runs of the same folder that joined the line earlier and still wait or work."""
+    mine = (run.written_status().queued, run.name)
+    return [
+        other
+        for other in list_runs(run.folder.parent)
+        if (status := other.written_status()).active and (status.queued, other.name) < mine and other.status().active
+    ]

@@ -1,29 +1,31 @@
-"""train(config, run): load → format → adapter → fit → save.
+"""train(config, run): load → format → adapter → fit → save; or on from the checkpoint of a run that was interrupted.
 
 Runs alone, under torchrun and under `accelerate launch`. Everything that a reader needs while it goes on is written
 to the run folder by `Recorder`; only the main process writes.
 """
 
 import os
+import sys
 import traceback
 from pathlib import Path
 
 import torch
-from datasets import Dataset
 from peft.utils.error import NoMatchingPeftModuleError
 from transformers import PrinterCallback
 from transformers.integrations import is_tensorboard_available, is_trackio_available
 from trl import SFTConfig
 
-from sft import models
+from sft import failures, models
 from sft.adapter import adapter_config, save
 from sft.chat_format import ChatFormat
+from sft.checkpoints import Checkpoints
 from sft.config import TrainConfig
 from sft.errors import ConfigError, UserError
-from sft.prepare import prepare
+from sft.prepare import Prepared, prepare
 from sft.recorder import Recorder, StopAsked
 from sft.runs import Run
 from sft.samples import Samples, questions, to_ask_about
+from sft.sandbox import guarded
 from sft.trainer import Trainer, collator_for
 from sft.training_format import training_format
 
@@ -31,47 +33,102 @@ EVAL_BATCH = 8  # without a backward pass there is room for more rows than in tr
 
 
 def train(config: TrainConfig, run: Run) -> None:
-    """One run from its config to its adapter. The run folder ends in a state that says how it went."""
+    """One run from its config, or from its newest checkpoint, to its adapter.
+
+    The run folder ends in a state that says how it went.
+    """
     recorder = Recorder(run, config.max_steps)
     try:
-        recorder.state("preparing", "Loading the model and the data.")
-        _check_tracker(config.report_to)
-        folder = models.locate(config.model, lambda stage, share: recorder.preparing(stage))
-        chat_format = training_format(config, folder, recorder.warn)
-        recorder.check_stop()
-        rows, held_out = prepare(config, chat_format, recorder.warn)
-        recorder.check_stop()
-        trainer = build_trainer(config, models.load_base(folder), chat_format, rows, held_out, run.folder)
-        trainer.remove_callback(PrinterCallback)  # the recorder prints
-        trainer.add_callback(recorder)
-        if recorder.main and (asked := questions(to_ask_about(config), chat_format, config)):
-            trainer.add_callback(Samples(run, asked, chat_format))
-        recorder.start(trainer, rows, held_out)
-        trainer.train()
-        recorder.state("saving", "Writing the adapter.")
-        save(trainer, chat_format, run)
-        recorder.end("finished" if recorder.step >= config.max_steps else "stopped")
+        _train(config, run, recorder)
     except StopAsked:
-        recorder.end("stopped", "Stopped before the first step; there is no adapter.")
+        recorder.end("stopped", "" if run.has_result else "Stopped before the first step; there is no adapter.")
     except UserError as error:
-        recorder.end("failed", str(error))
+        _fail(recorder, str(error))
         raise
     except Exception as error:
-        traceback.print_exc()
-        recorder.end("failed", f"{type(error).__name__}: {error}")
-        raise
+        refused = failures.told(error, recorder.step)
+        if not refused:
+            traceback.print_exc()
+        _fail(recorder, str(refused or f"{type(error).__name__}: {error}"))
+        raise refused or error from error
 
 
-def build_trainer(
-    config: TrainConfig, model, chat_format: ChatFormat, rows: list[dict], held_out: list[dict], folder: Path
-) -> Trainer:
-    """Our SFTTrainer with a LoRA adapter on the frozen model, or with the whole model."""
+def _train(config: TrainConfig, run: Run, recorder: Recorder) -> None:
+    recorder.state("preparing", "Loading the model and the data.")
+    _check_tracker(config.report_to)
+    folder = models.locate(config.model, lambda said, share: recorder.preparing(share, said))
+    chat_format = _chat_format(config, folder, recorder)
+    recorder.check_stop()
+    prepared = prepare(config, chat_format, recorder.warn, recorder.preparing, recorder.check_stop)
+    recorder.check_stop()
+    recorder.refuse_other_rows(prepared)
+    trainer = build_trainer(config, models.load_base(folder), chat_format, prepared, run.staging)
+    checkpoints = Checkpoints(recorder)
+    trainer.interrupt = recorder.check_stop
+    trainer.remove_callback(PrinterCallback)  # the recorder prints
+    trainer.add_callback(recorder)
+    trainer.add_callback(checkpoints)
+    if recorder.main and (asked := questions(to_ask_about(config), chat_format, config)):
+        trainer.add_callback(Samples(run, asked, chat_format))
+    recorder.start(trainer, prepared)
+    state = _fit(trainer, recorder, checkpoints)
+    recorder.state("saving", "Writing the adapter.")
+    save(trainer, chat_format, run)
+    recorder.end(state)
+    checkpoints.clean_up(state)
+
+
+def _fit(trainer: Trainer, recorder: Recorder, checkpoints: Checkpoints) -> str:
+    """Trains to the end, or until it is asked to stop. Returns the state that the run ends in."""
+    checkpoint = recorder.run.checkpoint
+    try:
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    except StopAsked:
+        if recorder.step == 0:
+            raise
+    if recorder.step >= recorder.max_steps:
+        return "finished"
+    checkpoints.write()
+    return "stopped"
+
+
+def _chat_format(config: TrainConfig, folder: Path, recorder: Recorder) -> ChatFormat:
+    """The run's chat format, kept in its folder from the start: a resumed run goes on with the day it began on."""
+    kept = recorder.run.folder
+    if (kept / "chat_format.json").is_file():
+        return guarded(ChatFormat.load(kept, models.load_tokenizer(folder)))
+    chat_format = training_format(config, folder, recorder.warn)
+    if recorder.main:
+        writing = kept / "chat_format.writing"
+        writing.mkdir(exist_ok=True)
+        chat_format.save(writing)
+        for name in ("chat_template.jinja", "chat_format.json"):  # the last one tells that both are there
+            (writing / name).replace(kept / name)
+        writing.rmdir()
+    return chat_format
+
+
+def _fail(recorder: Recorder, reason: str) -> None:
+    """Half-written files go first: on a full disk they leave room for the status."""
+    try:
+        if recorder.main:
+            recorder.run.tidy()
+        recorder.end("failed", reason)
+    except OSError as error:
+        print(f"The run's folder cannot be written, so it does not say how the run ended: {error}", file=sys.stderr)
+
+
+def build_trainer(config: TrainConfig, model, chat_format: ChatFormat, prepared: Prepared, staging: Path) -> Trainer:
+    """Our SFTTrainer with a LoRA adapter on the frozen model, or with the whole model.
+
+    `staging` is the folder in its run's that takes what the trainer writes.
+    """
     on_gpu = torch.cuda.is_available()
     tokenizer = chat_format.tokenizer
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token  # never used: flat batches have no padding
     arguments = SFTConfig(
-        output_dir=str(folder),
+        output_dir=str(staging),
         max_steps=config.max_steps,
         per_device_train_batch_size=config.per_device_train_batch_size,
         per_device_eval_batch_size=EVAL_BATCH,
@@ -82,14 +139,14 @@ def build_trainer(
         weight_decay=config.weight_decay,
         max_grad_norm=config.max_grad_norm,
         seed=config.seed,
-        eval_strategy=config.eval_strategy if held_out else "no",
+        eval_strategy=config.eval_strategy if prepared.held_out else "no",
         eval_steps=config.eval_steps,
         logging_steps=1,
         logging_nan_inf_filter=False,  # a diverged run must not look like one of loss 0
         save_strategy="no",
         report_to=config.report_to,
         project="sft-playground",  # trackio's name for what belongs together
-        run_name=folder.name,
+        run_name=staging.parent.name,
         disable_tqdm=True,
         use_cpu=not on_gpu,
         bf16=on_gpu and torch.cuda.is_bf16_supported(),
@@ -106,11 +163,11 @@ def build_trainer(
         return Trainer(
             model=model.float() if config.finetuning_type == "full" else model,  # bfloat16 would lose small steps
             args=arguments,
-            train_dataset=Dataset.from_list(rows),
-            eval_dataset=Dataset.from_list(held_out) if held_out else None,
+            train_dataset=prepared.train,
+            eval_dataset=prepared.held_out,
             processing_class=tokenizer,
             peft_config=adapter_config(config, model, tokenizer),
-            data_collator=collator_for(model, [*rows, *held_out]),
+            data_collator=collator_for(model, prepared.sample()),
         )
     except NoMatchingPeftModuleError:
         raise ConfigError(

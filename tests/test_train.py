@@ -82,9 +82,9 @@ def test_the_trainer_learns_exactly_the_ids_that_the_preview_shows(config, tmp_p
     settings = config()
     run = create_run(settings, tmp_path)
     chat_format = ChatFormat.of(models.load_tokenizer(models.locate(settings.model)))
-    rows, held_out = prepare(settings, chat_format, print)
+    prepared = prepare(settings, chat_format, print)
     trainer = build_trainer(
-        settings, models.load_base(models.locate(settings.model)), chat_format, rows, held_out, run.folder
+        settings, models.load_base(models.locate(settings.model)), chat_format, prepared, run.folder
     )
     split = data.load_split(settings)
     for dataset, conversations in ((trainer.train_dataset, split.train), (trainer.eval_dataset, split.held_out)):

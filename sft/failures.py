@@ -1,0 +1,41 @@
+"""What the machine refuses, in words: memory that ran out, a disk that is full, a folder that cannot be written.
+
+Libraries wrap these in errors of their own, so they are known by what they say as well.
+"""
+
+import errno
+
+from sft.errors import RunError
+
+_NO_MEMORY = ("can't allocate memory", "not enough memory", "CUDA out of memory")
+_NO_SPACE = ("No space left on device", "Disk quota exceeded", "PytorchStreamWriter failed")
+_READ_ONLY = ("Read-only file system", "Permission denied")
+
+
+def told(error: BaseException, step: int) -> RunError | None:
+    """The machine's refusal at a step of training as the user's error; None for any other error."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or _says(error, _NO_MEMORY):
+        return RunError(
+            f"Out of memory at step {step}.",
+            "Lower per_device_train_batch_size (gradient_accumulation_steps makes up for it) or max_length, or take a "
+            "smaller model; then start it as a new run. Where another program took the memory, resume.",
+        )
+    if disk_full(error):
+        return RunError(f"The disk is full at step {step}: {error}", "Free some space, then resume the run.")
+    if _has_number(error, errno.EROFS, errno.EACCES, errno.EPERM) or _says(error, _READ_ONLY):
+        return RunError(
+            f"The run's folder cannot be written at step {step}: {error}", "Make it writable, then resume the run."
+        )
+    return None
+
+
+def disk_full(error: BaseException) -> bool:
+    return _has_number(error, errno.ENOSPC, errno.EDQUOT) or _says(error, _NO_SPACE)
+
+
+def _has_number(error: BaseException, *numbers: int) -> bool:
+    return isinstance(error, OSError) and error.errno in numbers
+
+
+def _says(error: BaseException, phrases: tuple[str, ...]) -> bool:
+    return any(phrase in str(error) for phrase in phrases)
