@@ -19,7 +19,7 @@ from sft.greedy import answering, greedy
 from sft.messages import Conversation
 from sft.runs import Run
 
-SHARE = 0.08  # of the training's time; the promise is a tenth, and costs are only known afterwards
+SHARE = 0.09  # of the training's time; the promise is a tenth, and costs are only known afterwards
 LONG = 100  # steps from which a run has time for a second prompt
 LONGEST = 48  # tokens of a reply
 BEYOND = 8  # tokens that a reply may have more than the wanted answer, so that it is seen to stop
@@ -88,28 +88,25 @@ class Samples(TrainerCallback):
         self.last = taken[-1]["step"] if taken else None
         self.costs = [event["seconds"] for event in taken]
         self.replies = [question.answer for question in questions]  # a draft of what comes next
-        self.steps, self.seconds, self.began = 0, 0.0, 0.0  # steps of this process, and what they took
+        self.first, self.began = 0, 0.0  # step and time at which this process began, time spent on samples left out
 
     def on_train_begin(self, args, state, control, model=None, **kwargs):
+        self.first, self.began = state.global_step, time.perf_counter()
         if state.global_step == 0 and self.last is None:
             self._sample(0, model)
 
-    def on_step_begin(self, args, state, control, **kwargs):
-        self.began = time.perf_counter()
-
     def on_step_end(self, args, state, control, model=None, **kwargs):
-        self.steps += 1
-        self.seconds += time.perf_counter() - self.began
-        if self._due(state.global_step, state.max_steps):
+        step_seconds = (time.perf_counter() - self.began) / (state.global_step - self.first)
+        if self._due(state.global_step, state.max_steps, step_seconds):
             self._sample(state.global_step, model)
 
-    def _due(self, step: int, max_steps: int) -> bool:
+    def _due(self, step: int, max_steps: int, step_seconds: float) -> bool:
         if step == max_steps:
             return True
         last = self.last or 0
         # After the first, what the next will cost is a guess: a model that learns to answer also learns to stop.
         cost = self.costs[-1] if len(self.costs) > 1 else self.costs[0] / 2 if self.costs else 0.0
-        left = SHARE * max_steps * (self.seconds / self.steps) - sum(self.costs)
+        left = SHARE * max_steps * step_seconds - sum(self.costs)
         affordable = min(left / cost, FRAMES - len(self.costs)) if cost else FRAMES
         return affordable >= 2 and step - last >= (max_steps - last) / int(affordable)
 
@@ -122,6 +119,7 @@ class Samples(TrainerCallback):
         seconds = time.perf_counter() - began
         self.last, self.replies = step, replies
         self.costs.append(seconds)
+        self.began += seconds
         told = list(map(self._told, self.questions, replies))
         self.run.append_event("sample", step=step, seconds=seconds, replies=told)
 

@@ -4,13 +4,22 @@ import random
 
 import pytest
 import torch
-from test_trainer import small
-from transformers import GenerationConfig
+from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from sft.greedy import answering, greedy
 
-
 EOS = 2  # of every small model, and `generate` stops at it whatever it is told
+SMALL = {
+    "vocab_size": 400, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "num_key_value_heads": 2, "max_position_embeddings": 256, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": EOS,
+}  # fmt: skip
+
+
+def small(kind: str = "llama", **settings):
+    """A random model of any architecture, in float64."""
+    torch.manual_seed(1)
+    config = AutoConfig.for_model(kind, **SMALL, **settings)
+    return AutoModelForCausalLM.from_config(config, dtype=torch.float64, attn_implementation="sdpa").eval()
 
 
 def generated(model, prompt: list[int], room: int, stops: list[int]) -> list[int]:
@@ -32,7 +41,7 @@ def generated(model, prompt: list[int], room: int, stops: list[int]) -> list[int
 )
 def test_a_draft_changes_no_token(kind, settings):
     rng = random.Random(0)
-    model = small(kind, "sdpa", **settings)
+    model = small(kind, **settings)
     for length in (1, 9):
         prompt = [rng.randrange(3, 400) for _ in range(length)]
         wanted = generated(model, prompt, 24, [EOS])
@@ -43,7 +52,7 @@ def test_a_draft_changes_no_token(kind, settings):
 
 
 def test_a_reply_ends_with_its_stop_token_also_where_that_was_drafted():
-    model, prompt = small("llama", "sdpa"), [5, 6, 7]
+    model, prompt = small(), [5, 6, 7]
     free = generated(model, prompt, 20, [EOS])
     stop = free[11]
     wanted = free[: free.index(stop) + 1]
@@ -53,7 +62,7 @@ def test_a_reply_ends_with_its_stop_token_also_where_that_was_drafted():
 
 
 def test_a_right_draft_saves_passes():
-    model, prompt, passes = small("llama", "sdpa"), [5, 6, 7], []
+    model, prompt, passes = small(), [5, 6, 7], []
     free = generated(model, prompt, 34, [EOS])
     assert len(free) == 34
     model.register_forward_pre_hook(lambda *given: passes.append(1))
@@ -64,13 +73,13 @@ def test_a_right_draft_saves_passes():
 
 def test_a_reply_is_given_up_within_a_token():
     asked = iter([False, False, True])
-    with answering(model := small("llama", "sdpa")):
+    with answering(model := small()):
         assert len(greedy(model, [5, 6], [], [], 50, lambda: next(asked))) == 2
 
 
 @pytest.mark.parametrize("training", [True, False])
 def test_the_model_is_left_as_it_was(training):
-    model = small("llama", "sdpa").train(training)
+    model = small().train(training)
     before, use_cache = torch.get_rng_state(), model.config.use_cache
     with answering(model):
         assert not model.training

@@ -5,7 +5,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from test_trainer import small
+from test_greedy import small
 
 from sft.config import TrainConfig
 from sft.messages import Conversation
@@ -76,8 +76,7 @@ class Schedule(Samples):
         if steps[0] == 1:
             self._sample(0, None)
         for step in steps:
-            self.steps, self.seconds = self.steps + 1, self.seconds + 1.0
-            if self._due(step, of):
+            if self._due(step, of, 1.0):
                 self._sample(step, None)
         return [event["step"] for event in self.run.events("sample")]
 
@@ -154,7 +153,7 @@ def test_training_does_not_notice(config, tmp_path, monkeypatch):
 def test_a_stop_request_leaves_an_unfinished_sample_out(config, tmp_path, chatml):
     run = create_run(config(), tmp_path)
     found = questions([conversation("One?", "1")], chatml, config())
-    samples, model = Samples(run, found, chatml), small("llama")
+    samples, model = Samples(run, found, chatml), small()
     samples._sample(0, model)
     run.ask_to_stop()
     samples._sample(5, model)
