@@ -130,9 +130,9 @@ def load_split(config: TrainConfig, tick: Tick = lambda share, said: None) -> Sp
         return Split(train, [], warnings)
     try:
         table = read_table(*source, tick)
-        held_out, bad = usable(table, config.on_bad_rows if _is_named(config) else "skip", config.columns, tick)
+        held_out, bad = usable(table, config.on_bad_rows if names_held_out(config) else "skip", config.columns, tick)
     except DataError as error:
-        if _is_named(config):
+        if names_held_out(config):
             raise
         return Split(train, [], [*warnings, f"the split {source[-1]!r} is not held out: {error.message}"])
     warnings += _left_out(table, held_out, bad)
@@ -152,18 +152,22 @@ def _train_source(config: TrainConfig) -> tuple:
     return config.dataset, config.dataset_config, config.train_split
 
 
-def _is_named(config: TrainConfig) -> bool:
-    return bool(config.eval_dataset or config.eval_split)
+def names_held_out(config: TrainConfig) -> bool:
+    """Whether the config says which rows to hold out. Otherwise a data set's own split is taken, as far as it can be
+    used: rows that nobody asked for stop no run."""
+    return bool(config.eval_dataset or config.eval_split or config.eval_share)
 
 
 def _held_out_source(config: TrainConfig) -> tuple | None:
     """Where the held-out rows are, as `read_table` takes it; None where there are none or they are drawn."""
-    if _is_named(config):
+    if config.eval_share:
+        return None
+    if names_held_out(config):
         source = config.eval_dataset or config.dataset
         # beside a data set from the Hub the held-out rows may be a file, which has no configurations
         is_file = config.eval_dataset is not None and local_path(source) is not None
         return source, None if is_file else config.dataset_config, config.eval_split or "train"
-    split = None if config.eval_share else tables.held_out_split(*_train_source(config))
+    split = tables.held_out_split(*_train_source(config))
     return split and (config.dataset, config.dataset_config, split)
 
 

@@ -8,6 +8,7 @@ import json
 import threading
 from bisect import bisect_right
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from itertools import accumulate
 from os import fstat, stat_result
 from pathlib import Path
@@ -23,8 +24,19 @@ def stamp(status: stat_result) -> tuple[int, int, int]:
     return status.st_size, status.st_mtime_ns, status.st_ino
 
 
-def _check(path: Path, file: BinaryIO, expected: tuple) -> None:
-    if stamp(fstat(file.fileno())) != expected:
+@contextmanager
+def _opened(path: Path, known: tuple) -> Iterator[BinaryIO]:
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise DataError(f"{path.name} can no longer be read: {error.strerror or error}", "Put it back.") from None
+    with file:
+        _check(path, file, known)
+        yield file
+
+
+def _check(path: Path, file: BinaryIO, known: tuple) -> None:
+    if stamp(fstat(file.fileno())) != known:
         raise DataError(f"{path.name} has changed since it was read first.", "Read it again, once it is whole.")
 
 
@@ -41,16 +53,16 @@ class JsonLines(Sequence):
         return len(self._starts)
 
     def __getitem__(self, index: int) -> dict:
-        with self._path.open("rb") as file:
+        with _opened(self._path, self._known) as file:
             return self._row(file, index)
 
     def __iter__(self) -> Iterator[dict]:
-        with self._path.open("rb") as file:
+        with _opened(self._path, self._known) as file:
             for index in range(len(self)):
+                _check(self._path, file, self._known)  # it may change while it is read
                 yield self._row(file, index)
 
     def _row(self, file: BinaryIO, index: int) -> dict:
-        _check(self._path, file, self._known)
         file.seek(self._starts[index])
         return json.loads(file.read(self._ends[index] - self._starts[index]))
 
@@ -100,8 +112,7 @@ class ParquetRows(Sequence):
         """Arrow record batches of `BATCH` rows, from a row group on, each checked through."""
         from pyarrow.parquet import ParquetFile
 
-        with self._path.open("rb") as file:
-            _check(self._path, file, self._known)
+        with _opened(self._path, self._known) as file:
             table = self._decoded(lambda: ParquetFile(file))
             groups = range(group, table.num_row_groups)
             batches = table.iter_batches(batch_size=BATCH, row_groups=groups)
