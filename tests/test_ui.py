@@ -1,6 +1,5 @@
 """The page's own logic without a browser: whose run it is, what is escaped, what settings become."""
 
-import dataclasses
 import json
 import random
 import re
@@ -27,7 +26,9 @@ from sft.ui import (
     preview,
     readiness,
     row_views,
-    tune,
+    run_card,
+    run_view,
+    settings,
     versus,
     views,
     visitors,
@@ -57,7 +58,7 @@ def test_what_a_person_wrote_is_never_markup(chatml: ChatFormat, runs):
         versus.comparison([chatml, chatml], [rendered, rendered]),
         versus.what_if(mismatch(chatml, chatml, talk)),
         paint.problem(NASTY, NASTY, NASTY),
-        row_views.said(Verdict(NASTY, "wrong", problems=(NASTY,))), paint.run_card(run), paint.empty(NASTY),
+        row_views.said(Verdict(NASTY, "wrong", problems=(NASTY,))), run_card.run_card(run), paint.empty(NASTY),
     ):  # fmt: skip
         assert "<img" not in html
         assert 'onerror="' not in html
@@ -77,10 +78,10 @@ def test_text_and_tokens_show_every_character(chatml: ChatFormat):
 
 def test_a_visitor_sees_and_touches_no_run_of_another(runs):
     run = create_run(CONFIG, runs, "hers", owner="alice")
-    assert tune.run_names("alice") == ["hers"]
-    assert tune.run_names("bob") == []
-    assert "hers" not in str(tune.show_run("bob", "hers"))
-    assert "hers" in tune.show_run("alice", "hers")[0]
+    assert run_view.run_names("alice") == ["hers"]
+    assert run_view.run_names("bob") == []
+    assert "hers" not in str(run_view.show_run("bob", "hers"))
+    assert "hers" in run_view.show_run("alice", "hers")[0]
     with pytest.raises(RunError, match="There is no run 'hers'"):
         chat.contest_of("bob", "hers")
     (runs / "hers/adapter").mkdir()
@@ -102,15 +103,14 @@ def test_strangers_on_a_space_name_no_folder_of_the_machine(monkeypatch, tmp_pat
 
 
 def test_settings_become_the_config_of_the_run(runs):
-    settings = tune.example_settings("support-json")
-    settings = {name: settings[name] for name in tune.SETTINGS}
-    config = tune.make_config("embedded", settings, "Example", "support-json", None, "", "", "train")
+    values = settings.example_settings("support-json")
+    config = settings.config_of("embedded", False, *values, "Example", "support-json", None, "", "", "train")
     assert config == TrainConfig.load("examples/support-json.yaml")
 
 
 def test_an_upload_is_kept_and_a_share_of_it_held_out(runs, write_rows):
     path = write_rows([{"question": "a", "answer": "b"}] * 20, "mine.jsonl")
-    config = tune.make_config("embedded", {}, "Upload", None, str(path), "", "", "train")
+    config = settings.make_config("embedded", {}, "Upload", None, str(path), "", "", "train")
     assert config.eval_share == 0.1
     assert config.dataset.startswith(str(runs))
     path.unlink()
@@ -128,18 +128,7 @@ def test_an_upload_is_kept_and_a_share_of_it_held_out(runs, write_rows):
 )
 def test_a_source_that_is_missing_or_not_the_visitors_is_told(runs, values, said):
     with pytest.raises(DataError, match=said):
-        tune.make_config("embedded", {}, *values)
-
-
-def test_a_long_curve_is_thinned_and_keeps_its_ends(runs):
-    run = create_run(CONFIG, runs, "long")
-    for step in range(1, 3001):
-        run.append_event("log", step=step, loss=1 / step)
-    run.append_event("eval", step=3000, loss=0.5)
-    points = tune._points(run.events())
-    assert len(points) < 500
-    assert (points["step"].iloc[0], points["step"].iloc[-2]) == (1, 3000)
-    assert points["part"].iloc[-1] == "held-out"
+        settings.make_config("embedded", {}, *values)
 
 
 def test_bubbles_keep_leading_spaces_and_lines():
@@ -338,8 +327,8 @@ def test_on_a_space_nobody_acts_as_the_shared_owner(runs, monkeypatch):
     monkeypatch.setenv("SPACE_ID", "someone/space")
     assert visitors.first_owner() == ""
     for owner in ("", "local", None, "short", 7):
-        assert tune.run_names(owner) == []
-        assert "shared" not in str(tune.show_run(owner, "shared"))
+        assert run_view.run_names(owner) == []
+        assert "shared" not in str(run_view.show_run(owner, "shared"))
         assert "shared" not in str(chat.choices(owner))
         with pytest.raises(UserError, match="lost track of who you are"):
             visitors.check_owner(owner)
@@ -422,7 +411,7 @@ def test_a_name_that_is_far_too_long_is_told_in_words(monkeypatch, name):
     with pytest.raises(UserError, match="cannot be a name"):
         inputs.guard_model(name)
     with pytest.raises(UserError, match="cannot be a name"):
-        tune.make_config("embedded", {}, "Hub", None, None, name, "", "")
+        settings.make_config("embedded", {}, "Hub", None, None, name, "", "")
 
 
 @pytest.mark.parametrize("who", [None, "", "base alone: "])
@@ -484,45 +473,6 @@ def test_a_held_out_question_may_have_no_text(monkeypatch, runs, write_rows):
     held_out = [type("Row", (), row)]
     monkeypatch.setattr(chat, "load_split", lambda config: type("Split", (), {"held_out": held_out}))
     assert chat.held_out_prompt("local", "one") == "q"
-
-
-# ---- the card of a run ----
-
-
-def test_time_counts_from_the_start_of_training(runs, monkeypatch):
-    run = create_run(CONFIG, runs, "one")
-    assert "elapsed" not in paint.run_card(run)
-    status = dataclasses.replace(run.status(), started=0.0)
-    start = {"kind": "start", "time": 100.0, "trainable_parameters": 1, "total_parameters": 2}
-    end = {"kind": "end", "time": 142.0}
-    monkeypatch.setattr(paint.time, "time", lambda: 130.0)
-    training = dataclasses.replace(status, state="training")
-    assert "<dt>elapsed</dt><dd>0:30</dd>" in paint.run_card(run, training, [start])
-    finished = dataclasses.replace(status, state="finished")
-    assert "<dt>took</dt><dd>0:42</dd>" in paint.run_card(run, finished, [start, end])
-
-
-@pytest.mark.parametrize("state", ["failed", "interrupted"])
-def test_a_run_that_broke_off_says_what_to_do_next(runs, state):
-    run = create_run(CONFIG, runs, "one")
-    run.set_status(state, message="gone")
-    assert "Press Start tuning to run these settings again." in paint.run_card(run)
-
-
-def test_events_are_read_once_and_not_at_all_while_nothing_changed(runs, monkeypatch):
-    run = create_run(CONFIG, runs, "one")
-    read = []
-    events = type(run).events
-    monkeypatch.setattr(type(run), "events", lambda self, *kinds: read.append(1) or events(self, *kinds))
-    *_, mark = tune.show_run("local", "one")
-    assert len(read) == 1
-    assert "one" in tune.refresh("local", "one", mark)[0]  # it is active: its clock moves on
-    assert len(read) == 2
-    run.set_status("finished")
-    *_, mark = tune.refresh("local", "one", mark)
-    assert len(read) == 3
-    assert "value" not in tune.refresh("local", "one", mark)[0]
-    assert len(read) == 3
 
 
 def test_a_progress_bar_tells_a_plain_number():

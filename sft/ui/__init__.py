@@ -13,7 +13,7 @@ import gradio as gr
 
 from sft import launch
 from sft.runs import list_runs, runs_dir
-from sft.ui import chat, preview, tune, visitors
+from sft.ui import chat, preview, run_view, settings, tune, visitors
 from sft.ui.readiness import READINESS
 
 _HERE = Path(__file__).parent
@@ -45,8 +45,8 @@ def launch_options() -> dict:
     """What `Blocks.launch` is called with, apart from host and port."""
     return {
         "theme": theme(),
-        "css": (_HERE / "page.css").read_text(encoding="utf-8"),
-        "head": f"<script>{(_HERE / 'page.js').read_text(encoding='utf-8')}</script>",
+        "css": _all("*.css"),
+        "head": f"<script>{_all('*.js')}</script>",
         "ssr_mode": False,
         "run_history": False,
         "enable_monitoring": False,
@@ -54,6 +54,10 @@ def launch_options() -> dict:
         "max_file_size": "200mb",
         "footer_links": [],
     }
+
+
+def _all(pattern: str) -> str:
+    return "".join(path.read_text(encoding="utf-8") for path in sorted(_HERE.glob(pattern)))
 
 
 def build() -> gr.Blocks:
@@ -98,10 +102,10 @@ def _wire(demo, tabs, owner_st, browser_bs, banner_html, ready_timer, preview_pa
     def to_chat(owner, run):
         return gr.Tabs(selected="chat"), gr.update(choices=chat.choices(owner), value=run)
 
-    demo.load(arrive, browser_bs, [owner_st, browser_bs, run_dd], **_QUIET).then(
-        tune.show_run, [owner_st, run_dd], tune_parts["shown"], **_QUIET
-    ).then(_refresh_chat, [owner_st, chat_dd], chat_dd, **_QUIET)
-    demo.load(tune_parts["use_example_settings"], gr.State("support-json"), tune_parts["fields"], **_QUIET)
+    demo.load(arrive, browser_bs, [owner_st, browser_bs, run_dd], **_QUIET).then(**tune_parts["looking"]).then(
+        _refresh_chat, [owner_st, chat_dd], chat_dd, **_QUIET
+    )
+    demo.load(settings.example_settings, gr.State("support-json"), tune_parts["fields"], **_QUIET)
     ready_timer.tick(
         watch, model_dds, [banner_html, ready_timer, *model_dds], queue=False, **_QUIET
     ).then(
@@ -117,7 +121,7 @@ def _wire(demo, tabs, owner_st, browser_bs, banner_html, ready_timer, preview_pa
 def arrived(stored) -> tuple:
     """Who a visitor is, what the browser is to remember, and the runs, from what the browser sent."""
     owner = visitors.owner_of(stored)
-    names = tune.run_names(owner)
+    names = run_view.run_names(owner)
     wanted = stored.get("run") if isinstance(stored, dict) else None
     run = wanted if isinstance(wanted, str) and wanted in names else next(iter(names), None)
     return owner, {"owner": owner, "run": run or ""}, gr.update(choices=names, value=run)

@@ -128,7 +128,7 @@ def _pane(label: str, elem_id: str) -> gr.Chatbot:
 
 def choices(owner: str) -> list[tuple[str, str]]:
     """The visitor's runs that have an adapter, then the catalogue's models alone."""
-    runs = [(run.name, run.name) for run in runs_of(owner) if run.has_adapter]
+    runs = [(run.name, run.name) for run in runs_of(owner) if run.has_result]
     alone = [(f"{BASE_ALONE}{models.title(entry.name)}", f"{BASE_ALONE}{entry.name}") for entry in models.CATALOGUE]
     return [*runs, *alone]
 
