@@ -27,6 +27,7 @@ from sft.messages import Conversation
 from sft.row_cache import cached
 from sft.row_file import RowFile, read_rows
 
+EXAMPLES = 50  # conversations to find questions among, see samples.py
 # What of a config decides which rows there are, besides where they come from.
 SETTINGS = ("columns", "eval_share", "on_bad_rows", "max_length", "max_eval_samples")
 
@@ -35,12 +36,14 @@ SETTINGS = ("columns", "eval_share", "on_bad_rows", "max_length", "max_eval_samp
 class Prepared:
     """Rows with the columns `input_ids` and `labels`, lists of one length; they stay on the disk.
 
-    `fingerprint` is another one where the rows are others.
+    `fingerprint` is another one where the rows are others. `examples` are the first conversations behind them, held out
+    if any are.
     """
 
     train: Dataset
     held_out: Dataset | None
     fingerprint: str
+    examples: Sequence[Conversation] = ()
 
     def sample(self) -> list[dict]:
         """The longest rows and the two shortest to train on: what there is to know of lengths before training."""
@@ -81,7 +84,8 @@ def prepare(
     train, held_out = read_rows(folder / "training.arrow"), read_rows(folder / "held-out.arrow")
     if not held_out and config.eval_strategy == "steps":
         warn("no rows are held out, so the held-out loss is not measured")
-    return Prepared(train, held_out, about["fingerprint"])
+    examples = [Conversation(**example) for example in about["examples"]]
+    return Prepared(train, held_out, about["fingerprint"], examples)
 
 
 def _ticking(progress: Callable[[float, str], None], check_stop: Callable[[], None]) -> Tick:
@@ -130,8 +134,10 @@ def _build(config: TrainConfig, chat_format: ChatFormat, folder: Path, tick: Tic
                 "Raise max_length, or look at the rows with `python -m sft check`.",
             )
         fingerprints.append(rows.fingerprint)
-    about = {"warnings": warnings, "fingerprint": "-".join(fingerprints)}
-    (folder / "about.json").write_text(json.dumps(about, indent=1, ensure_ascii=False), encoding="utf-8")
+    examples = [vars(example) for example in islice(parts["held-out"] or parts["training"], EXAMPLES)]
+    about = {"warnings": warnings, "fingerprint": "-".join(fingerprints), "examples": examples}
+    text = json.dumps(about, indent=1, ensure_ascii=False, default=str)  # cells of Parquet may be dates
+    (folder / "about.json").write_text(text, encoding="utf-8")
 
 
 def _write(

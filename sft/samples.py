@@ -13,7 +13,6 @@ from transformers import TrainerCallback
 
 from sft.chat_format import ChatFormat
 from sft.config import TrainConfig
-from sft.data import load_split
 from sft.errors import TemplateError
 from sft.greedy import answering, greedy
 from sft.messages import Conversation
@@ -23,7 +22,6 @@ SHARE = 0.09  # of the training's time; the promise is a tenth, and costs are on
 LONG = 100  # steps from which a run has time for a second prompt
 LONGEST = 48  # tokens of a reply
 BEYOND = 8  # tokens that a reply may have more than the wanted answer, so that it is seen to stop
-SEARCHED = 50  # conversations to find a question among
 FRAMES = 40  # samples of a run at most; nobody looks at more
 
 
@@ -42,18 +40,12 @@ class Question:
         return min(len(self.answer) + BEYOND, LONGEST)
 
 
-def to_ask_about(config: TrainConfig) -> list[Conversation]:
-    """The conversations that questions are taken from: those held out, else those trained on."""
-    split = load_split(config)
-    return split.held_out or split.train
-
-
 def questions(conversations: Iterable[Conversation], chat_format: ChatFormat, config: TrainConfig) -> list[Question]:
     """One or two of the first conversations: those that end in an answer and fit into `max_length` with some room.
 
     A run of few steps has one question. There may be none.
     """
-    found = (_question(row, chat_format, config.max_length) for row in islice(conversations, SEARCHED))
+    found = (_question(row, chat_format, config.max_length) for row in conversations)
     return list(islice(filter(None, found), 1 if config.max_steps < LONG else 2))
 
 

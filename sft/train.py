@@ -24,7 +24,7 @@ from sft.errors import ConfigError, UserError
 from sft.prepare import Prepared, prepare
 from sft.recorder import Recorder, StopAsked
 from sft.runs import Run
-from sft.samples import Samples, questions, to_ask_about
+from sft.samples import Samples, questions
 from sft.sandbox import guarded
 from sft.trainer import Trainer, collator_for
 from sft.training_format import training_format
@@ -68,9 +68,9 @@ def _train(config: TrainConfig, run: Run, recorder: Recorder) -> None:
     trainer.remove_callback(PrinterCallback)  # the recorder prints
     trainer.add_callback(recorder)
     trainer.add_callback(checkpoints)
-    if recorder.main and (asked := questions(to_ask_about(config), chat_format, config)):
-        trainer.add_callback(Samples(run, asked, chat_format))
     recorder.start(trainer, prepared)
+    if recorder.main and (asked := questions(prepared.examples, chat_format, config)):
+        trainer.add_callback(Samples(run, asked, chat_format))
     state = _fit(trainer, recorder, checkpoints)
     recorder.state("saving", "Writing the adapter.")
     save(trainer, chat_format, run)
