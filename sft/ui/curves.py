@@ -69,7 +69,7 @@ def spark(points: Points) -> str:
     if not points:
         return ""
     line = Line("", "train", thinned(points, 40))
-    drawn = _path(line, max(step for step, _ in line.points), max(loss for _, loss in line.points) or 1)
+    drawn = _path(line, max(step for step, _ in line.points), max(loss for _, loss in line.points) or 1, dotted=1)
     box = f'viewBox="0 0 {_SIDE} {_SIDE}" preserveAspectRatio="none"'
     return f'<svg class="spark" {box} aria-hidden="true">{drawn}</svg>'
 
@@ -80,10 +80,10 @@ def thinned(points: Points, most: int = POINTS) -> Points:
     return [*points[:-1:stride], *points[-1:]]
 
 
-def _path(line: Line, last_step: float, top: float) -> str:
+def _path(line: Line, last_step: float, top: float, dotted: int = 24) -> str:
     points = [f"{step / last_step * _SIDE:.0f} {_up(loss, top)}" for step, loss in thinned(line.points)]
-    # Lines of few points have dots, which are lines without length: one point alone would be nothing to see.
-    dots = f'<path class="dots" d="{"".join(f"M{point}h0" for point in points)}"/>' if len(points) < 25 else ""
+    # Lines of up to `dotted` points have dots, which are lines without length: one point alone would not be seen.
+    dots = f'<path class="dots" d="{"".join(f"M{point}h0" for point in points)}"/>' if len(points) <= dotted else ""
     return f'<g class="{line.look}"><path d="M{"L".join(points)}"/>{dots}</g>'
 
 

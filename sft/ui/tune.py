@@ -7,7 +7,7 @@ import gradio as gr
 
 from sft import launch, models
 from sft.runs import runs_dir
-from sft.ui import paint, rows, run_view, side_by_side
+from sft.ui import forecasts, paint, rows, run_view, side_by_side
 from sft.ui import settings as form
 from sft.ui.inputs import DATA, user_errors
 from sft.ui.visitors import check_owner
@@ -42,10 +42,13 @@ def build(owner_st: gr.State) -> dict:
                 chatml_cb = form.chatml_field()
                 with gr.Row():
                     advanced = [form.field(name) for name in form.ADVANCED]
+            settings = dict(zip(form.SETTINGS, [kind_rd, *main, *advanced], strict=True))
+            fields = list(settings.values())
+            source = [source_rd, example_dd, upload_fl, hub_tb, config_tb, split_tb]
+            whole_form = [model_dd, chatml_cb, *fields, *source]
+            changes = [part.input for part in whole_form if part not in (upload_fl, example_dd)]
+            forecast = forecasts.build(whole_form, [*changes, upload_fl.upload, upload_fl.clear])
             start_btn = gr.Button("Start tuning", variant="primary", elem_id="start-tuning")
-        settings = dict(zip(form.SETTINGS, [kind_rd, *main, *advanced], strict=True))
-        fields = list(settings.values())
-        source = [source_rd, example_dd, upload_fl, hub_tb, config_tb, split_tb]
         looks = [look_btn.click, source_rd.input, upload_fl.upload, upload_fl.clear]
         looks += [hub_tb.submit, config_tb.submit, split_tb.submit]
         with gr.Column(scale=6, min_width=320):
@@ -55,9 +58,11 @@ def build(owner_st: gr.State) -> dict:
     listed = side_by_side.build(owner_st, viewed["run_dd"])
     run_dd = viewed["run_dd"]
 
-    def begin(owner, *values):
+    def begin(owner, page, *values):
         check_owner(owner)
-        run = launch.start(form.config_of(*values), runs_dir(), owner)
+        config = form.config_of(*values)
+        page.check(config)
+        run = launch.start(config, runs_dir(), owner)
         return gr.update(choices=run_view.run_names(owner), value=run.name)
 
     def duplicate(owner, ticked):
@@ -67,19 +72,18 @@ def build(owner_st: gr.State) -> dict:
         gr.Info(paint.escape(f"The form holds the settings of {run.name} now. Change what you like, then press Start."))
         return [config.model, form.learns_chatml(config), *form.settings_of(config), *form.source_of(config)]
 
-    whole_form = [model_dd, chatml_cb, *fields, *source]
     source_rd.change(_shown, source_rd, [example_dd, upload_fl, hub_row], **_QUIET)
-    example_dd.input(form.example_settings, example_dd, fields, **_QUIET).then(**look)
+    example_dd.input(form.example_settings, example_dd, fields, **_QUIET).then(**look).then(**forecast["changed"])
     kind_rd.input(
         form.of_kind, [kind_rd, settings["learning_rate"]],
         [settings["learning_rate"], chatml_cb, *(settings[name] for name in form.LORA_ONLY)], **_QUIET,
     )  # fmt: skip
-    start_btn.click(user_errors(begin), [owner_st, *whole_form], run_dd, api_visibility="private").success(
-        **viewed["looking"]
-    )
+    start_btn.click(
+        user_errors(begin), [owner_st, forecast["page_st"], *whole_form], run_dd, api_visibility="private"
+    ).success(**viewed["looking"])
     listed["duplicate_btn"].click(
         user_errors(duplicate), [owner_st, listed["ticked_st"]], whole_form, **_QUIET
-    ).success(**look)
+    ).success(**look).then(**forecast["changed"])
     return {**viewed, "model_dd": model_dd, "fields": fields, "look": look}
 
 
