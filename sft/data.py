@@ -41,18 +41,24 @@ def conversations(table: Table, columns: str | None = None, indices: Iterable[in
 
 def _row(row: dict, place: str, read: Reader) -> Row:
     try:
-        messages = read(row)
-        tools = json_cell(row, "tools") if row.get("tools") not in (None, "") else None  # CSV writes "" for none
+        messages, tools = _read(row, read)
     except KeyError as error:
         return Row(place, None, (f"has no column {error.args[0]!r}, which the first rows have",))
     except JsonProblem as problem:
         return Row(place, None, (problem.said,))
-    if isinstance(messages, list):
-        messages = [tidied(message) for message in messages]
     found = problems(messages, for_training=True) + tools_problems(tools)
     if found:
         return Row(place, None, tuple(found))
     return Row(place, Conversation(messages, tools or None, place))
+
+
+def _read(row: dict, read: Reader) -> tuple:
+    """A row's messages and tools, whatever was written there. Raises KeyError and JsonProblem."""
+    messages = read(row)
+    tools = json_cell(row, "tools") if row.get("tools") not in (None, "") else None  # CSV writes "" for none
+    if isinstance(messages, list):
+        messages = [tidied(message) for message in messages]
+    return messages, tools
 
 
 # ---- a run's data ----
@@ -63,14 +69,15 @@ class Conversations(Sequence[Conversation]):
 
     def __init__(self, table: Table, columns: str | None, rows: Sequence[int], digests: Sequence[bytes]):
         self._table, self._columns, self._rows, self.digests = table, columns, rows, digests
-        _, self._read = shape_of(table, columns)
+        _, self._reader = shape_of(table, columns)
 
     def __len__(self) -> int:
         return len(self._rows)
 
     def __getitem__(self, index: int) -> Conversation:
         row = self._rows[index]
-        return _row(self._table.rows[row], self._table.place(row), self._read).conversation
+        messages, tools = _read(self._table.rows[row], self._reader)  # which kept all rules when it was counted in
+        return Conversation(messages, tools or None, self._table.place(row))
 
     def only(self, digests: Container[bytes], inside: bool = True) -> "Conversations":
         """Those whose digest is, or is not, among `digests`."""
