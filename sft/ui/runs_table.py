@@ -13,7 +13,7 @@ from sft.ui.run_card import badge
 OVERLAID = 8  # as many as have colours that can be told apart
 _HEAD = "".join(f'<th scope="col" class="{name}">{title}</th>' for name, title in (
     ("pick", '<span class="unseen">Compare</span>'), ("name", "Run"), ("state-of", "State"), ("steps", "Steps"),
-    ("loss", "Train loss"), ("loss", "Held-out loss"), ("curve-of", "Curve"),
+    ("loss", "Train"), ("loss", "Held-out"), ("curve-of", "Curve"),
 ))  # fmt: skip
 
 
@@ -22,9 +22,9 @@ def table(runs: list[Run], ticked: list[str]) -> str:
     if not runs:
         return empty("No runs yet. Each training that you start appears here, to be compared with the others.")
     lines = "".join(_line(run, run.name in ticked) for run in runs)
-    count = "One run so far; the next one can be laid beside it"
+    count = "One run so far, with its last losses. The next one can be laid beside it"
     if len(runs) > 1:
-        count = f"{len(runs)} runs, newest first. Tick some to lay their curves over each other"
+        count = f"{len(runs)} runs, newest first, with their last losses. Tick some to lay their curves over each other"
     return (
         f'<div class="runs-list" tabindex="0" role="region" aria-label="Your runs"><table><caption>{count}.</caption>'
         f"<thead><tr>{_HEAD}</tr></thead><tbody>{lines}</tbody></table></div>"

@@ -53,9 +53,9 @@ def build(owner_st: gr.State) -> dict:
         looks += [hub_tb.submit, config_tb.submit, split_tb.submit]
         with gr.Column(scale=6, min_width=320):
             viewed = run_view.build(owner_st)
+            listed = side_by_side.build(owner_st, viewed["run_dd"])
             with gr.Accordion("Rows as they will be trained on", open=True):
                 look = rows.build(model_dd, settings["max_length"], settings["columns"], source, looks)
-    listed = side_by_side.build(owner_st, viewed["run_dd"])
     run_dd = viewed["run_dd"]
 
     def begin(owner, page, *values):
