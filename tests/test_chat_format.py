@@ -6,7 +6,7 @@ import random
 import pytest
 from tiny_models import tiny_tokenizer
 
-from sft.chat_format import IGNORED, PRESETS, ChatFormat, preset
+from sft.chat_format import IGNORED, PRESETS, TOGETHER, ChatFormat, preset
 from sft.errors import TemplateError
 from sft.messages import Conversation
 
@@ -167,6 +167,30 @@ def test_preview_training_and_chat_have_the_same_ids_for_random_conversations(na
             if len(rendered.prompt.text) in {start for start, _ in rendered.offsets}:
                 assert rendered.token_ids[: len(prompt)] == prompt
     assert refused < 30
+
+
+def alone(form, conversation, max_length):
+    try:
+        return form.encode(conversation, max_length)
+    except TemplateError as error:
+        return str(error)
+
+
+@pytest.mark.parametrize("name", ["plain", "chatml", "unmarked", "merging"])
+def test_many_encoded_together_are_what_each_is_alone(name):
+    source = TEMPLATES[name] if name in TEMPLATES else preset(name)
+    form, draw = ChatFormat.of(special_tokenizer(source)), random.Random(8)
+    given = [random_conversation(draw) for _ in range(2 * TOGETHER + 5)]
+    for count in (0, 1, TOGETHER, len(given)):
+        together = [
+            str(found) if isinstance(found, TemplateError) else found for found in form.encode_all(given[:count], 30)
+        ]
+        assert together == [alone(form, each, 30) for each in given[:count]]
+
+
+def test_a_template_that_refuses_all_says_so_for_each():
+    form = ChatFormat.of(tiny_tokenizer("{{ raise_exception('never') }}"))
+    assert [error.reason for error in form.encode_all([Conversation(TALK)] * 3)] == ["never"] * 3
 
 
 def test_a_turn_that_the_template_rewrites_is_not_trained_on_and_that_is_said():

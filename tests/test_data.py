@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from sft.config import TrainConfig
-from sft.data import conversations, load_split, usable
+from sft.data import conversations, identity, load_split, usable
 from sft.errors import ConfigError, DataError
 from sft.tables import read_table
 
@@ -123,6 +123,33 @@ def test_a_held_out_share_is_drawn_by_the_seed_and_overlaps_nothing(write_rows):
     assert list(first.held_out) != list(other.held_out)
     assert (len(first.train), len(first.held_out)) == (40, 10)
     assert not [row for row in first.held_out if row in first.train]
+
+
+def test_equal_rows_stay_on_one_side(write_rows):
+    rows = numbered(10) + numbered(5) * 3
+    split = load_split(config(write_rows(rows), eval_share=0.3, seed=3))
+    asked = [{row.messages[0]["content"] for row in part} for part in (split.train, split.held_out)]
+    assert len(split.train) + len(split.held_out) == len(rows)
+    assert [len(part) for part in asked] == [7, 3]
+    assert not asked[0] & asked[1]
+    with pytest.raises(DataError, match="3 equal rows leaves no row to hold out"):
+        load_split(config(write_rows(numbered(1) * 3), eval_share=0.5))
+
+
+def test_a_folders_own_test_split_is_held_out_unless_the_config_says_otherwise(write_rows, tmp_path):
+    write_rows(numbered(5), "train.jsonl"), write_rows(numbered(9), "test.jsonl")
+    assert len(load_split(config(tmp_path)).held_out) == 4
+    assert len(load_split(config(tmp_path, eval_share=0.2)).held_out) == 1
+    assert len(load_split(config(tmp_path / "train.jsonl")).held_out) == 0
+
+
+def test_rows_are_known_again_by_their_content(write_rows, tmp_path):
+    settings = config(write_rows(numbered(5)), eval_dataset=str(write_rows(numbered(9), "b.jsonl")))
+    before = identity(settings)
+    write_rows(numbered(5))
+    assert identity(settings) == before
+    write_rows(numbered(8), "b.jsonl")
+    assert identity(settings) != before
 
 
 @pytest.mark.parametrize(("count", "share"), [(2, 0.1), (2, 0.5), (3, 0.1)])

@@ -37,24 +37,26 @@ READ = """
 import json, sys
 from sft.data import conversations
 from sft.errors import DataError
-from sft.tables import read_table
+from sft.tables import held_out_split, identity, read_table
 answers = []
 for arguments in json.loads(sys.argv[1]):
     try:
         table = read_table(*arguments)
         first = next(conversations(table))
-        answers.append([len(table.rows), first.place, first.conversation.messages])
+        full = (*arguments, *(None, "train")[len(arguments) - 1 :])
+        own = [held_out_split(*full), identity(*full)]
+        answers.append([len(table.rows), first.place, first.conversation.messages, own])
     except DataError as error:
         answers.append([error.message, error.hint])
 print(json.dumps(answers))
 """
-READABLE = [
-    (("someone/in-data",), 3),
-    (("someone/in-root",), 2),
-    (("someone/in-root", None, "test"), 1),
-    (("someone/configs", "short", "train"), 4),
-    (("someone/configs", "short", "test"), 1),
-    (("someone/configs", "long"), 5),
+READABLE = [  # rows, and the split that may be held out
+    (("someone/in-data",), 3, None),
+    (("someone/in-root",), 2, "test"),
+    (("someone/in-root", None, "test"), 1, None),
+    (("someone/configs", "short", "train"), 4, "test"),
+    (("someone/configs", "short", "test"), 1, None),
+    (("someone/configs", "long"), 5, None),
 ]
 UNREADABLE = [
     (("someone/nothing",), "no data set someone/nothing"),
@@ -105,14 +107,17 @@ def answers(hub, tmp_path_factory) -> dict:
     here = tmp_path_factory.mktemp("here")
     for suffix in ("json", "txt", "csv"):
         (here / f"private.{suffix}").write_text(ROW * 2)
-    calls = [arguments for arguments, _ in READABLE + UNREADABLE]
+    calls = [arguments for arguments, *_ in READABLE + UNREADABLE]
     return dict(zip(calls, read(hub, here, *calls), strict=True))
 
 
-@pytest.mark.parametrize(("arguments", "rows"), READABLE)
-def test_a_data_set_is_read_by_config_and_split(arguments, rows, answers):
+@pytest.mark.parametrize(("arguments", "rows", "held_out"), READABLE)
+def test_a_data_set_is_read_by_config_and_split(arguments, rows, held_out, answers):
     messages = [{"role": "user", "content": "Which?"}, {"role": "assistant", "content": "This."}]
-    assert answers[arguments] == [rows, "row 1", messages]
+    *read, (own, identity) = answers[arguments]
+    assert read == [rows, "row 1", messages]
+    assert own == held_out
+    assert [answers[other][-1][1] == identity for other, *_ in READABLE].count(True) == 1
 
 
 @pytest.mark.parametrize(("arguments", "said"), UNREADABLE)

@@ -14,11 +14,13 @@ from pathlib import Path
 
 import psutil
 import pytest
+from tiny_models import tiny_tokenizer
 
 from sft import sandbox
-from sft.chat_format import PRESETS, preset, run_here
+from sft.chat_format import PRESETS, ChatFormat, preset, run_here
 from sft.errors import TemplateError
 from sft.layout import lay_out, render_text
+from sft.messages import Conversation
 from sft.origins import trace
 from sft.traits import traits
 
@@ -143,6 +145,16 @@ def test_a_refusal_arrives_with_its_line_and_reason():
     with pytest.raises(TemplateError) as caught:
         sandbox.run(lay_out, TEMPLATES["refuses"], {}, [USER])
     assert (caught.value.line, caught.value.reason) == (2, "nö")
+
+
+def test_rows_that_are_too_much_together_are_rendered_one_by_one():
+    source = "{% for message in messages %}{{ message.content * 9000 }}{% endfor %}"
+    tokenizer = tiny_tokenizer(source)
+    form = ChatFormat(tokenizer, source, run=sandbox.run)
+    words = ["a word ", "b", "a word " * 9]  # the last writes too much, and so do all together
+    rows = list(form.encode_all([Conversation([{"role": "user", "content": word}]) for word in words]))
+    assert [row.full_length for row in rows[:2]] == [len(form.tokenize(word * 9000)[0]) for word in words[:2]]
+    assert "writes more than 500,000 characters" in rows[2].message
 
 
 def test_a_defect_of_ours_is_not_swallowed():

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from sft.errors import DataError
-from sft.tables import local_path, read_table
+from sft.tables import held_out_split, identity, local_path, read_table
 
 GOOD = {"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello."}]}
 
@@ -86,3 +86,30 @@ def test_only_the_hub_has_configurations(write_rows, tmp_path):
 def test_a_name_without_a_file_is_left_to_the_hub(tmp_path):
     assert local_path("someone/rows") is None
     assert local_path(str(tmp_path)) == tmp_path
+
+
+@pytest.mark.parametrize(
+    ("names", "found"),
+    [
+        (["train.jsonl"], None),
+        (["train.jsonl", "test.jsonl", "validation.json"], "test"),
+        (["train.jsonl", "Validation-00.csv"], "val"),
+        (["train.jsonl", "test-00.jsonl", "test-01.jsonl"], None),
+        (["train.jsonl", "tested.txt"], None),
+    ],
+)
+def test_a_folders_held_out_split(tmp_path, names, found):
+    for name in names:
+        (tmp_path / name).write_text(json.dumps(GOOD))
+    assert held_out_split(str(tmp_path), None, "train") == found
+    assert held_out_split(str(tmp_path / names[0]), None, "train") is None
+    assert held_out_split(str(tmp_path), None, "test") != "test"
+
+
+def test_a_large_file_is_known_by_its_place_and_time(write_rows, monkeypatch):
+    path = write_rows([GOOD])
+    content = identity(str(path), None, "train")
+    monkeypatch.setattr("sft.files.DIGESTED", 1)
+    before = identity(str(path), None, "train")
+    os.utime(path, (1, 1))
+    assert content != before != identity(str(path), None, "train")
