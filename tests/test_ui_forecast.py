@@ -1,6 +1,7 @@
 """The forecast on the page: what is said while it is made and after, when it starts by itself, and what it forbids."""
 
 import asyncio
+import dataclasses
 import json
 import sys
 import time
@@ -14,8 +15,8 @@ from sft.runs import create_run
 from sft.ui import forecast_card, forecasts, settings
 
 TOLD = {
-    "seconds": 162.0, "memory_bytes": 1.6e9, "free_bytes": 16e9, "finetuning_type": "lora", "lora_bytes": 1.6e9,
-    "full_bytes": 3.2e9,
+    "seconds": 162.0, "parts": {"start": 9.0, "training": 153.0}, "memory_bytes": 1.6e9, "free_bytes": 16e9,
+    "finetuning_type": "lora", "lora_bytes": 1.6e9, "full_bytes": 3.2e9,
 }  # fmt: skip
 FORM = ["embedded", False, *settings.example_settings("support-json"), "Example", "support-json", None, "", "", "train"]
 
@@ -47,6 +48,7 @@ def test_a_forecast_tells_time_memory_and_what_is_free(command):
     waiting, card = cards(forecasts.asked(forecasts.Page(), *FORM))
     assert forecasts.MEASURING in waiting
     assert "about 2 min 40 s" in card
+    assert "start 9 s, training 2 min 30 s" in card
     assert "1.6 GB</b> of 16.0 GB free" in card
     assert card.index("LoRA") < card.index("full")
     assert 'style="width:20.0%"' in card
@@ -60,14 +62,19 @@ def test_the_command_gets_the_form_as_a_config(command, tmp_path):
 
 
 def test_what_does_not_fit_is_refused_in_words_and_start_is_too(command):
-    command("print('It takes <31> GB.\\n→ Take batches of 2.', file=sys.stderr)\nsys.exit(2)")
+    said = "Loading 100%\\nerror: It takes <31> GB.\\n→ Take batches of 2."
+    command(f"print('{said}', file=sys.stderr)\nsys.exit(2)")
     page = forecasts.Page()
     *_, card = cards(forecasts.asked(page, *FORM))
     assert "It takes &lt;31&gt; GB." in card
     assert "Take batches of 2." in card
-    with pytest.raises(ConfigError, match="It takes <31> GB"):
+    assert "Loading" not in card
+    with pytest.raises(ConfigError, match=r"^It takes <31> GB"):
         page.check(settings.config_of(*FORM))
     page.check(settings.config_of(*["embedded", True, *FORM[2:]]))  # other settings may fit
+    command(f"print({json.dumps(json.dumps(TOLD))})")
+    cards(forecasts.asked(page, *FORM))
+    page.check(settings.config_of(*FORM))  # there is room again
 
 
 def test_wrong_settings_and_a_command_that_breaks_are_told(command):
@@ -126,6 +133,12 @@ def test_typing_starts_one_forecast_and_a_change_ends_the_one_under_way(command,
     assert len(asyncio.run(interrupted())) == 1
     assert time.monotonic() - began < 10
     assert not [child for child in psutil.Process().children() if "time.sleep(60)" in " ".join(child.cmdline())]
+
+
+def test_the_command_tells_what_the_card_shows():
+    from sft.forecast import Forecast
+
+    assert {item.name for item in dataclasses.fields(Forecast)} == TOLD.keys()
 
 
 @pytest.mark.parametrize(

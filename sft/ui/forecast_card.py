@@ -1,5 +1,6 @@
 """Paints a forecast: time, memory beside what is free, and LoRA's memory beside that of full fine-tuning."""
 
+from sft.ui.paint import escape
 from sft.ui.run_card import gigabytes
 
 
@@ -11,9 +12,11 @@ def told(forecast: dict) -> str:
         f"<b>{gigabytes(size)}</b></li>"
         for kind, name, size in (("lora", "LoRA", forecast["lora_bytes"]), ("full", "full", forecast["full_bytes"]))
     )
+    parts = [f"{escape(name)} {duration(seconds)}" for name, seconds in forecast["parts"].items() if seconds >= 1]
     return (
         f'<div class="card forecast" role="status"><p><b>about {duration(forecast["seconds"])}</b> · '
         f"<b>{gigabytes(need)}</b> of {gigabytes(free)} free</p>"
+        f'<p class="hint">{", ".join(parts)}</p>'
         f'<ul class="needs" aria-label="Memory at its peak">{kinds}</ul></div>'
     )
 

@@ -44,17 +44,17 @@ class Page:
 
     number = 0  # of the request; an older one is given up
     shown = False  # whether there is a forecast to become old
-    refused: tuple[TrainConfig, str] | None = None
+    refused: tuple[TrainConfig, str, str] | None = None  # a config, why it will not do, and what to change
 
     def next(self) -> int:
         self.number += 1
         return self.number
 
     def check(self, config: TrainConfig) -> None:
-        """Raises ConfigError for a config that was forecast not to fit. Gives up a forecast that is under way."""
+        """Raises ConfigError for a config that the forecast refused. Gives up a forecast that is under way."""
         self.next()
         if self.refused and self.refused[0] == config:
-            raise ConfigError(self.refused[1], "Change the settings; the forecast above Start says which.")
+            raise ConfigError(*self.refused[1:])
 
 
 def build(whole_form: list, changes: list[Callable]) -> dict:
@@ -70,7 +70,7 @@ def build(whole_form: list, changes: list[Callable]) -> dict:
 
 async def asked(page: Page, *values) -> AsyncIterator[str]:
     """The card while the forecast is made, and then what it says."""
-    mine = page.next()
+    mine, page.refused = page.next(), None
     try:
         config = await asyncio.to_thread(config_of, *values)
         yield paint.loading(RECKONING if _kind(config) in _measured else MEASURING)
@@ -109,11 +109,11 @@ async def _forecast(page: Page, mine: int, config: TrainConfig) -> str:
     if status == 0:
         _measured.add(_kind(config))
         return told(json.loads(said))
-    message, _, hint = complaint.strip().partition("\n→ ")
-    if status == 2:
-        page.refused = (config, message)
-        return paint.problem("This will not do", message, hint)
-    raise UserError("The forecast broke off.", message.splitlines()[-1] if message else "")
+    if status == 2:  # after its progress, the command says what is wrong as every command does
+        message, _, hint = f"\n{complaint}".partition("\nerror: ")[2].strip().partition("\n→ ")
+        page.refused = (config, message, hint)
+        return paint.problem("This cannot be started", message, hint)
+    raise UserError("The forecast broke off.", (complaint.strip().splitlines() or [""])[-1])
 
 
 async def _run(page: Page, mine: int, config: TrainConfig) -> tuple[int, str, str]:
