@@ -173,10 +173,11 @@ def test_an_upload_is_found_again_and_one_that_is_gone_is_told(runs, write_rows)
 
 
 def test_full_fine_tuning_takes_a_tenth_of_the_learning_rate_and_no_settings_of_lora():
-    rate, chatml, *lora = settings.of_kind("full", 5e-4)
-    assert rate == 5e-5
-    assert chatml == {"interactive": False, "value": False, "__type__": "update"}
+    assert settings.rate_of("full", 5e-4) == 5e-5
+    assert settings.rate_of("lora", 5e-5) == 5e-4
+    assert settings.rate_of("lora", None) is None
+    chatml, *lora = settings.usable("full")
+    assert (chatml["interactive"], chatml["value"]) == (False, False)
     assert len(lora) == len(settings.LORA_ONLY)
     assert not any(field["interactive"] for field in lora)
-    assert settings.of_kind("lora", rate)[0] == 5e-4
-    assert settings.of_kind("lora", None)[0] is None
+    assert all(field["interactive"] for field in settings.usable("lora"))

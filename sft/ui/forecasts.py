@@ -18,7 +18,7 @@ from pathlib import Path
 import gradio as gr
 import psutil
 
-from sft.calibration import SETTINGS
+from sft.calibration import SECONDS, SETTINGS
 from sft.config import TrainConfig
 from sft.errors import ConfigError, UserError
 from sft.runs import list_runs, runs_dir
@@ -29,7 +29,7 @@ from sft.ui.settings import config_of
 SETTLED = 1.5  # seconds without a change before a forecast starts by itself
 COMMAND = [sys.executable, "-m", "sft", "forecast", "--json"]
 EMPTY = "How long will it take, and will it fit into memory? Ask before you start: it takes some seconds."
-MEASURING = "Measuring this machine, about 40 s the first time …"
+MEASURING = f"Measuring this machine, about {SECONDS} s the first time …"
 RECKONING = "Reckoning time and memory …"
 CHANGED = "The settings have changed. Ask again."
 BUSY = "A training is under way, so this machine cannot be measured now. Yours would wait in line until it has ended."

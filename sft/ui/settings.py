@@ -55,12 +55,17 @@ def field(name: str):
     return gr.Number(default, precision=0 if isinstance(default, int) else None, **about)
 
 
-def of_kind(kind: str, learning_rate: float | None) -> list:
-    """The learning rate that suits a kind of training, ChatML tokens and LoRA's own fields: can they be set?"""
+def rate_of(kind: str, learning_rate: float | None) -> float | None:
+    """The learning rate that suits a kind of training, from one that suits the other."""
+    times = _FULL_IS_SLOWER if kind == "lora" else 1 / _FULL_IS_SLOWER
+    return learning_rate and float(f"{learning_rate * times:.6g}")
+
+
+def usable(kind: str) -> list:
+    """ChatML tokens and LoRA's own fields: whether they can be set."""
     lora = kind == "lora"
-    rate = learning_rate and float(f"{learning_rate * (_FULL_IS_SLOWER if lora else 1 / _FULL_IS_SLOWER):.6g}")
-    chatml = gr.update(interactive=lora) if lora else gr.update(interactive=False, value=False)
-    return [rate, chatml, *(gr.update(interactive=lora) for _ in LORA_ONLY)]
+    chatml = gr.update(interactive=True) if lora else gr.update(interactive=False, value=False)
+    return [chatml, *(gr.update(interactive=lora) for _ in LORA_ONLY)]
 
 
 # ---- fields → config ----

@@ -74,10 +74,9 @@ def build(owner_st: gr.State) -> dict:
 
     source_rd.change(_shown, source_rd, [example_dd, upload_fl, hub_row], **_QUIET)
     example_dd.input(form.example_settings, example_dd, fields, **_QUIET).then(**look).then(**forecast["changed"])
-    kind_rd.input(
-        form.of_kind, [kind_rd, settings["learning_rate"]],
-        [settings["learning_rate"], chatml_cb, *(settings[name] for name in form.LORA_ONLY)], **_QUIET,
-    )  # fmt: skip
+    rate_nb, of_lora = settings["learning_rate"], [settings[name] for name in form.LORA_ONLY]
+    kind_rd.input(form.rate_of, [kind_rd, rate_nb], rate_nb, **_QUIET)
+    kind_rd.change(form.usable, kind_rd, [chatml_cb, *of_lora], **_QUIET)
     start_btn.click(
         user_errors(begin), [owner_st, forecast["page_st"], *whole_form], run_dd, api_visibility="private"
     ).success(**viewed["looking"])
