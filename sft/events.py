@@ -51,7 +51,7 @@ def read(path: Path) -> list[dict]:
             _kept.pop(path, None)
             return []
         known.end += len(appended) + len(newline)
-        for line in appended.split(b"\n"):
+        for line in filter(None, appended.split(b"\n")):
             _add(known.events, line)
         return known.events.copy()
 

@@ -1,5 +1,6 @@
 """The run folder: atomic status, appended events, and what a reader concludes when a process is gone."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -12,7 +13,7 @@ import pytest
 
 from sft.config import TrainConfig
 from sft.errors import RunError
-from sft.runs import Run, create_run, find_run, list_runs, runs_dir
+from sft.runs import Run, create_run, differing, find_run, list_runs, rename, runs_dir
 
 CONFIG = TrainConfig.from_dict({"dataset": "examples/support-json.jsonl", "max_steps": 5})
 
@@ -151,3 +152,102 @@ def test_the_log_tail_shows_the_end_of_each_progress_line(tmp_path):
     assert run.log_tail() == ""
     run.log_file.write_text("first\n10%\r50%\r100%\nlast\n")
     assert run.log_tail(2) == "100%\nlast"
+
+
+def test_half_a_line_of_events_is_left_out_and_the_next_one_begins_fresh(tmp_path):
+    run = create_run(CONFIG, tmp_path)
+    run.append_event("log", step=1, loss=0.5)
+    with (run.folder / "events.jsonl").open("a") as file:
+        file.write('{"time": 1, "kind": "log", "st')
+    assert len(run.events()) == 1
+    run.append_event("log", step=2, loss=0.4)
+    assert [event["step"] for event in run.events("log")] == [1, 2]
+
+
+def test_events_that_a_resume_took_back_are_left_out(tmp_path):
+    run = create_run(CONFIG, tmp_path)
+    run.append_event("start", step=0, resumed_from=0)
+    for step in (1, 2, 3):
+        run.append_event("log", step=step, loss=9.0)
+    run.append_event("end", step=3, state="stopped")
+    assert len(run.events()) == 5
+    run.append_event("start", step=2, resumed_from=2)
+    run.append_event("log", step=3, loss=1.0)
+    assert [(event["step"], event["loss"]) for event in run.events("log")] == [(1, 9.0), (2, 9.0), (3, 1.0)]
+    assert not run.events("end")
+
+
+def test_only_what_was_appended_is_parsed_again(tmp_path, monkeypatch):
+    from sft import events
+
+    run = create_run(CONFIG, tmp_path)
+    for step in range(100):
+        run.append_event("log", step=step)
+    assert len(run.events()) == 100
+    parsed, loads = [], events.json.loads
+    monkeypatch.setattr(events.json, "loads", lambda line: parsed.append(line) or loads(line))
+    run.events()
+    assert not parsed
+    run.append_event("log", step=100)
+    assert len(run.events()) == 101 and len(parsed) == 1
+
+
+def test_another_file_of_the_same_name_is_read_anew(tmp_path):
+    run = create_run(CONFIG, tmp_path, "one")
+    run.append_event("log", step=1)
+    assert run.events()[0]["step"] == 1
+    run.set_status("finished")
+    run.delete()
+    run = create_run(CONFIG, tmp_path, "one")
+    assert run.events() == []
+    run.append_event("log", step=2)
+    run.append_event("log", step=3)
+    assert [event["step"] for event in run.events()] == [2, 3]
+
+
+def test_a_run_is_renamed_unless_it_works_or_the_name_cannot_be(tmp_path):
+    run, other = create_run(CONFIG, tmp_path, "one"), create_run(CONFIG, tmp_path, "other")
+    with pytest.raises(RunError, match="still working"):
+        rename(run, "two")
+    run.set_status("finished")
+    for name, said in (("other", "already a run other"), ("../two", "cannot name a run")):
+        with pytest.raises(RunError, match=said):
+            rename(run, name)
+    assert rename(run, "two").status().state == "finished"
+    assert {run.name for run in list_runs(tmp_path)} == {"two", other.name}
+
+
+def test_runs_differ_in_settings(tmp_path):
+    one, two = create_run(CONFIG, tmp_path), create_run(dataclasses.replace(CONFIG, lora_r=4, seed=1), tmp_path)
+    assert differing([one, two]) == {"lora_r": [16, 4], "seed": [42, 1]}
+    assert differing([one, one]) == differing([one]) == differing([]) == {}
+
+
+def test_a_run_that_ended_joins_the_line_again_and_at_its_end(tmp_path):
+    run, other = create_run(CONFIG, tmp_path), create_run(CONFIG, tmp_path)
+    with pytest.raises(RunError, match="still working"):
+        run.enter_line()
+    run.set_status("failed", step=3)
+    run.ask_to_stop()
+    run.enter_line()
+    assert run.status().state == "queued" and not run.stop_asked
+    assert run.status().queued > other.status().queued and run.status().started < other.status().started
+    run.set_status("finished")
+    assert not run.resumable
+    with pytest.raises(RunError, match="nothing to resume"):
+        run.enter_line()
+
+
+def test_a_killed_run_says_what_memory_it_held(tmp_path):
+    run = create_run(CONFIG, tmp_path)
+    process = working_process(run)
+    run.append_event("log", step=3, memory=3_100_000_000)
+    process.kill()
+    process.wait()
+    assert "It held 3.1 GB of the" in run.status().message
+
+
+def test_runs_that_cannot_be_made_say_so(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunError, match="cannot be changed"):
+        create_run(CONFIG, tmp_path / "file" / "runs")
