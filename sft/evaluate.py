@@ -4,7 +4,7 @@ Every arm answers the same prompts, greedily, in the run's own chat format. Know
 """
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 
@@ -17,10 +17,9 @@ from sft.errors import DataError
 from sft.messages import Conversation
 from sft.runs import Run
 from sft.tables import read_table
-from sft.trainer import collator_for, token_losses
+from sft.trainer import collator_for, to_device, token_losses
 
 BATCH = 16  # prompts answered at once
-BATCH_TOKENS = 1024  # tokens scored at once
 
 
 @dataclass(frozen=True)
@@ -102,22 +101,11 @@ def _loss(model, chat_format: ChatFormat, rows: list[Conversation], adapter: str
     total, count = 0.0, 0
     alone = isinstance(model, PeftModel) and adapter == chat.BASE
     with torch.inference_mode(), model.disable_adapter() if alone else nullcontext():
-        for part in _batches(encoded):
-            batch = collate(part)
-            losses = token_losses(model, {name: value.to(model.device) for name, value in batch.items()})
-            total, count = total + losses.sum().item(), count + losses.numel()
+        for start in range(0, len(encoded), BATCH):
+            for part in collate(encoded[start : start + BATCH])["parts"]:
+                losses = token_losses(model, to_device(part, model.device))
+                total, count = total + losses.sum().item(), count + losses.numel()
     return total / count
-
-
-def _batches(rows: list[dict]) -> Iterator[list[dict]]:
-    """Rows in order, as many at once as stay below `BATCH_TOKENS`: a flat batch's mask grows with its square."""
-    batch: list[dict] = []
-    for row in rows:
-        if batch and sum(len(item["input_ids"]) for item in [*batch, row]) > BATCH_TOKENS:
-            yield batch
-            batch = []
-        batch.append(row)
-    yield batch
 
 
 def _score(chat_format: ChatFormat, prompts, replies, wanted: list[str], loss: float) -> Arm:

@@ -4,18 +4,16 @@ Runs alone, under torchrun and under `accelerate launch`. Everything that a read
 to the run folder by `Recorder`; only the main process writes.
 """
 
-import os
 import sys
 import traceback
 from pathlib import Path
 
-import torch
 from peft.utils.error import NoMatchingPeftModuleError
 from transformers import PrinterCallback
 from transformers.integrations import is_tensorboard_available, is_trackio_available
 from trl import SFTConfig
 
-from sft import failures, models
+from sft import failures, memory, models
 from sft.adapter import adapter_config, save
 from sft.chat_format import ChatFormat
 from sft.checkpoints import Checkpoints
@@ -26,7 +24,7 @@ from sft.recorder import Recorder, StopAsked
 from sft.runs import Run
 from sft.samples import Samples, questions
 from sft.sandbox import guarded
-from sft.trainer import Trainer, collator_for
+from sft.trainer import Trainer, collator_for, device_arguments
 from sft.training_format import training_format
 
 EVAL_BATCH = 8  # without a backward pass there is room for more rows than in training
@@ -62,6 +60,7 @@ def _train(config: TrainConfig, run: Run, recorder: Recorder) -> None:
     prepared = prepare(config, chat_format, recorder.warn, recorder.preparing, recorder.check_stop)
     recorder.check_stop()
     recorder.refuse_other_rows(prepared)
+    memory.check_fits(config, folder, memory.longest(prepared))
     trainer = build_trainer(config, models.load_base(folder), chat_format, prepared, run.staging)
     checkpoints = Checkpoints(recorder)
     trainer.interrupt = recorder.check_stop
@@ -123,7 +122,6 @@ def build_trainer(config: TrainConfig, model, chat_format: ChatFormat, prepared:
 
     `staging` is the folder in its run's that takes what the trainer writes.
     """
-    on_gpu = torch.cuda.is_available()
     tokenizer = chat_format.tokenizer
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token  # never used: flat batches have no padding
@@ -148,16 +146,10 @@ def build_trainer(config: TrainConfig, model, chat_format: ChatFormat, prepared:
         project="sft-playground",  # trackio's name for what belongs together
         run_name=staging.parent.name,
         disable_tqdm=True,
-        use_cpu=not on_gpu,
-        bf16=on_gpu and torch.cuda.is_bf16_supported(),
-        # At this size recomputing the activations costs more time than the memory is worth.
-        gradient_checkpointing=None,  # the older name, which TRL switches on
-        activation_checkpointing=False,
-        ddp_backend="gloo" if not on_gpu and int(os.environ.get("WORLD_SIZE", "1")) > 1 else None,
-        dataloader_pin_memory=on_gpu,
         remove_unused_columns=False,
         max_length=None,  # rows are already cut
         dataset_kwargs={"skip_prepare_dataset": True},
+        **device_arguments(),
     )
     try:
         return Trainer(
@@ -168,6 +160,7 @@ def build_trainer(config: TrainConfig, model, chat_format: ChatFormat, prepared:
             processing_class=tokenizer,
             peft_config=adapter_config(config, model, tokenizer),
             data_collator=collator_for(model, prepared.sample()),
+            stop_token_ids=chat_format.stop_token_ids,
         )
     except NoMatchingPeftModuleError:
         raise ConfigError(

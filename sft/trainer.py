@@ -1,177 +1,224 @@
-"""TRL's SFTTrainer with batches that hold no token twice and no padding.
+"""TRL's SFTTrainer on micro-batches that hold no token twice and no padding.
 
-A batch is laid out as one sequence: the prefix that all its rows share (a system message, say) once, then the rest
-of every row. Position ids continue from the prefix, and the attention mask lets each row see the prefix and itself,
-so every token gets exactly the hidden state that it would get alone. The head and the loss run only where there is
-a label. The mathematics is SFTTrainer's; only work whose result nobody reads is left out.
+The mathematics is SFTTrainer's; only work whose result nobody reads is left out: tokens that rows share are computed
+once (batches.py), attention looks at rows (attention.py), layers keep little (layers.py), and head and loss run where
+there is a label.
 
 Knows nothing about messages, templates or run folders.
 """
 
-from dataclasses import dataclass
-from itertools import takewhile
+import os
+from collections.abc import Callable
+from contextlib import contextmanager, nullcontext
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 from trl import SFTTrainer
 
+from sft.attention import EACH_ROW
+from sft.batches import FlatCollator, PaddedCollator
 from sft.chat_format import IGNORED
+from sft.layers import speed_up
 
 EXACT = {"llama", "qwen2", "qwen3"}  # architectures on which tests hold the flat layout against each row alone
-
-
-@dataclass(frozen=True)
-class FlatCollator:
-    """Rows of `input_ids` and `labels` → one sequence of L tokens.
-
-    Returns `input_ids` and `position_ids` [1, L], `attention_mask` [1, 1, L, L] (True where a token may look),
-    `labels` and `shift_labels` [1, L] (the token that each position must predict, or -100) and `num_tokens`, the
-    tokens that the rows hold without sharing.
-    """
-
-    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
-        ids = [row["input_ids"] for row in rows]
-        prefix = shared_prefix(ids, [row["labels"] for row in rows])
-        tokens, positions, owners, targets = (
-            list(ids[0][:prefix]),
-            list(range(prefix)),
-            [0] * prefix,
-            [IGNORED] * prefix,
-        )
-        for owner, row in enumerate(rows, start=1):
-            rest = row["input_ids"][prefix:]
-            tokens += rest
-            positions += range(prefix, prefix + len(rest))
-            owners += [owner] * len(rest)
-            targets += [*row["labels"][prefix + 1 :], IGNORED]
-        owner = torch.tensor(owners)
-        mask = (owner[None, :] == owner[:, None]) | (owner[None, :] == 0)
-        shift_labels = torch.tensor([targets])
-        return {
-            "input_ids": torch.tensor([tokens]),
-            "position_ids": torch.tensor([positions]),
-            "attention_mask": mask.tril()[None, None],
-            "labels": shift_labels,
-            "shift_labels": shift_labels,
-            "num_tokens": torch.tensor(sum(map(len, ids))),
-        }
-
-
-def shared_prefix(ids: list[list[int]], labels: list[list[int]]) -> int:
-    """How many first tokens all rows share, ending before any of them predicts a label.
-
-    A prefix token that predicted a label would have to predict several, one for each row. At least one token of
-    every row stays outside.
-    """
-    if len(ids) == 1:
-        return 0
-    limit = min(len(row) for row in ids) - 1
-    for row in labels:
-        first = next((at for at, label in enumerate(row) if label != IGNORED), len(row))
-        limit = min(limit, first - 1)
-    columns = zip(*(row[: max(limit, 0)] for row in ids), strict=False)
-    return sum(1 for _ in takewhile(lambda column: len(set(column)) == 1, columns))
-
-
-@dataclass(frozen=True)
-class PaddedCollator:
-    """Rows → a padded batch of B rows and L columns, for models to which the flat layout does not apply.
-
-    Returns `input_ids`, `attention_mask`, `labels` and `shift_labels` [B, L], and `num_tokens` without padding.
-    """
-
-    def __call__(self, rows: list[dict]) -> dict[str, torch.Tensor]:
-        width = max(len(row["input_ids"]) for row in rows)
-
-        def padded(values: list[list[int]], filler: int) -> torch.Tensor:
-            return torch.tensor([value + [filler] * (width - len(value)) for value in values])
-
-        shift_labels = padded([[*row["labels"][1:], IGNORED] for row in rows], IGNORED)
-        return {
-            "input_ids": padded([row["input_ids"] for row in rows], 0),  # what fills is masked, so any token will do
-            "attention_mask": padded([[1] * len(row["input_ids"]) for row in rows], 0),
-            "labels": shift_labels,
-            "shift_labels": shift_labels,
-            "num_tokens": torch.tensor(sum(len(row["input_ids"]) for row in rows)),
-        }
+TOKENS_AT_ONCE = {"cpu": 640, "cuda": 4096}  # in a micro-batch: enough to keep the device busy, few enough to fit
+LABELS_AT_ONCE = 128  # through the head: a vocabulary of 49,152 makes 25 MB of logits of them
 
 
 def collator_for(model, rows: list[dict]) -> FlatCollator | PaddedCollator:
     """The flat layout where it is exact for this model and these rows, else padding.
 
-    It needs attention that takes a mask of its own (SDPA) and lets every token see its whole row. Convolutions,
-    recurrent layers and windows shorter than a row do not. Architectures that were not tried are measured.
+    It needs attention that transformers lets us replace and that sees its whole row. Convolutions, recurrent layers and
+    windows shorter than a row do not. Architectures that were not tried are measured. The model's attention is
+    switched.
     """
     config = model.config
+    flat = FlatCollator(TOKENS_AT_ONCE.get(model.device.type, TOKENS_AT_ONCE["cuda"]))
     longest = max(len(row["input_ids"]) for row in rows)
     window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if config._attn_implementation != "sdpa" or kinds != {"full_attention"} or (window and window < longest):
+    if config._attn_implementation not in ("sdpa", EACH_ROW) or kinds != {"full_attention"}:
         return PaddedCollator()
-    if config.model_type in EXACT or _flat_equals_padded(model, rows):
-        return FlatCollator()
-    return PaddedCollator()
+    if window and window < longest:
+        return PaddedCollator()
+    if config.model_type not in EXACT and not _flat_equals_padded(model, rows, flat):
+        return PaddedCollator()
+    model.set_attn_implementation(EACH_ROW)
+    return flat
 
 
-def _flat_equals_padded(model, rows: list[dict]) -> bool:
+def _flat_equals_padded(model, rows: list[dict], flat: FlatCollator) -> bool:
     sample = sorted(rows, key=lambda row: len(row["input_ids"]))[:2]
-    training = model.training
+    training, attention = model.training, model.config._attn_implementation
     model.eval()
+    model.set_attn_implementation(EACH_ROW)
     try:
         with torch.no_grad():
-            flat, padded = (
-                token_losses(model, {name: value.to(model.device) for name, value in collator(sample).items()})
-                for collator in (FlatCollator(), PaddedCollator())
+            found, wanted = (
+                sum(token_losses(model, to_device(part, model.device)).sum() for part in collator(sample)["parts"])
+                for collator in (flat, PaddedCollator())
             )
-    except (ValueError, TypeError, RuntimeError):  # the model takes no such mask, or no logits_to_keep
+    except (ValueError, TypeError, RuntimeError):  # the model takes no such attention, or no logits_to_keep
         return False
     finally:
+        model.set_attn_implementation(attention)
         model.train(training)
-    return torch.allclose(flat, padded, rtol=0.02, atol=0.02)
+    return torch.allclose(found, wanted, rtol=0.02)
 
 
-def token_losses(model, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Cross-entropy of every labelled token in a batch of either layout, float32, in the order of the layout."""
-    targets = batch["shift_labels"]
+def to_device(part: dict[str, torch.Tensor], device) -> dict[str, torch.Tensor]:
+    return {name: value.to(device) for name, value in part.items()}
+
+
+def token_losses(model, part: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Cross-entropy of every labelled token of a micro-batch of either layout, float32, in the order of the layout."""
+    targets = part["shift_labels"]
     labelled = targets != IGNORED
-    inputs = {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"], "use_cache": False}
-    if "position_ids" in batch:  # flat: one sequence, so the head can be run at the labelled positions alone
-        kept = labelled[0].nonzero().flatten()
-        logits = model(**inputs, position_ids=batch["position_ids"], logits_to_keep=kept).logits[0]
-    else:
-        logits = model(**inputs).logits[labelled]
-    return F.cross_entropy(logits.float(), targets[labelled], reduction="none")
+    if "rows" not in part:
+        logits = model(input_ids=part["input_ids"], attention_mask=part["attention_mask"], use_cache=False).logits
+        return F.cross_entropy(logits[labelled].float(), targets[labelled], reduction="none")
+    wanted = targets[labelled]
+    with _losses_for_logits(_head(model), wanted) as replaced:
+        output = model(
+            input_ids=part["input_ids"],
+            position_ids=part["position_ids"],
+            # of four dimensions, so that transformers builds none; nobody looks at it
+            attention_mask=torch.ones(1, 1, 1, 1, dtype=torch.bool, device=targets.device),
+            rows=part["rows"],
+            back=part["back"],
+            logits_to_keep=labelled[0].nonzero().flatten(),
+            use_cache=False,
+        ).logits[0]
+    return output if replaced else F.cross_entropy(output.float(), wanted, reduction="none")
+
+
+def _head(model) -> nn.Module:
+    while not hasattr(model, "get_output_embeddings"):  # DistributedDataParallel
+        model = model.module
+    return model.get_output_embeddings()
+
+
+@contextmanager
+def _losses_for_logits(head: nn.Module, targets: torch.Tensor):
+    """Lets a frozen head give losses instead of logits, so that the logits of all labels never stand side by side."""
+    if type(head) is not nn.Linear or head.bias is not None or head.weight.requires_grad:
+        yield False
+        return
+    head.forward = lambda hidden: _TokenLosses.apply(hidden[0], head.weight, targets)[None]
+    try:
+        yield True
+    finally:
+        del head.forward
+
+
+class _TokenLosses(torch.autograd.Function):
+    """hidden [N, H], weight [V, H], targets [N] → cross-entropy [N]. Its gradient is made along, a few rows at once."""
+
+    @staticmethod
+    def forward(ctx, hidden, weight, targets):
+        losses = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
+        gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
+        for start in range(0, len(hidden), LABELS_AT_ONCE):
+            part = slice(start, start + LABELS_AT_ONCE)
+            logits, wanted = (hidden[part] @ weight.t()).float(), targets[part, None]
+            at_target = logits.gather(1, wanted)
+            total = logits.logsumexp(1, keepdim=True)
+            losses[part] = (total - at_target)[:, 0]
+            if gradient is not None:
+                share = logits.sub_(total).exp_()
+                share.scatter_add_(1, wanted, torch.full_like(at_target, -1))
+                gradient[part] = share.to(weight.dtype) @ weight
+        ctx.save_for_backward(gradient)
+        return losses
+
+    @staticmethod
+    def backward(ctx, dlosses):
+        (gradient,) = ctx.saved_tensors
+        return gradient * dlosses[:, None].to(gradient.dtype), None, None
+
+
+def device_arguments() -> dict:
+    """SFTConfig arguments for this machine: GPU or CPU, and the precision that it computes in."""
+    on_gpu = torch.cuda.is_available()
+    several = int(os.environ.get("WORLD_SIZE", "1")) > 1
+    return {
+        "use_cpu": not on_gpu,
+        "bf16": on_gpu and torch.cuda.is_bf16_supported(),
+        "ddp_backend": "gloo" if several and not on_gpu else None,
+        "dataloader_pin_memory": on_gpu,
+        # Micro-batches bound the activations, so recomputing them would cost time and save little.
+        "gradient_checkpointing": None,  # the older name, which TRL switches on
+        "activation_checkpointing": False,
+    }
 
 
 class Trainer(SFTTrainer):
     """SFTTrainer on ready `input_ids` and `labels`, in the batches of `collator_for`.
 
-    `tokens_seen` counts real tokens trained on by this process.
+    `tokens_seen` counts real tokens trained on by this process. `interrupt` is called between micro-batches, and may
+    raise. Losses on `stop_token_ids` are logged apart, as `stop_loss`.
     """
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args, stop_token_ids: list[int] = (), interrupt: Callable[[], None] = lambda: None, **kwargs):
         super().__init__(*args, **kwargs)
         self.tokens_seen = 0
+        self.interrupt = interrupt
+        self._stops = torch.tensor(list(stop_token_ids))
+        self._stop_losses: list[torch.Tensor] = []
+        speed_up(self.model)
 
-    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        losses = token_losses(model, inputs)
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        """One batch, a micro-batch at a time; the mean over `num_items_in_batch` labels of all processes."""
+        model.train()
+        inputs = self._prepare_inputs(inputs)
+        count = inputs["shift_labels"].ne(IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
+        # DistributedDataParallel takes the mean of the processes' gradients, so each counts for all of them.
+        processes = self.accelerator.num_processes if self.args.average_tokens_across_devices else 1
+        total = torch.zeros((), device=self.args.device)
+        for number, part in enumerate(inputs["parts"], start=1):
+            self.interrupt()
+            with self.accelerator.no_sync(model) if number < len(inputs["parts"]) else nullcontext():
+                with self.compute_loss_context_manager():
+                    losses = token_losses(model, part)
+                    loss = losses.sum() * processes / count
+                self.accelerator.backward(loss)
+            self._note_stops(self._stop_losses, losses, part)
+            total += loss.detach()
         self.tokens_seen += int(inputs["num_tokens"])
-        loss = losses.sum() / (losses.numel() if num_items_in_batch is None else num_items_in_batch)
-        if self.args.average_tokens_across_devices and num_items_in_batch is not None:
-            loss = loss * self.accelerator.num_processes  # the gradients are averaged over processes again
-        return (loss, None) if return_outputs else loss
+        return total
+
+    def log(self, logs, start_time=None):
+        if self._stop_losses and "loss" in logs:
+            logs["stop_loss"] = torch.cat(self._stop_losses).mean().item()
+            self._stop_losses.clear()
+        super().log(logs, start_time)
+
+    def _note_stops(self, noted: list, losses, part) -> None:
+        targets = part["shift_labels"]
+        targets = targets[targets != IGNORED]
+        found = losses.detach()[torch.isin(targets, self._stops.to(targets.device))]
+        if len(found):
+            noted.append(found)
 
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval") -> dict[str, float]:
         """Mean loss per labelled token over the whole held-out part (not the mean of its batches' means)."""
         self.model.eval()
-        total = torch.zeros(2, dtype=torch.float64)
+        sums, noted = torch.zeros(2, dtype=torch.float64), []
         with torch.no_grad():
             for batch in self.get_eval_dataloader(eval_dataset):
-                losses = token_losses(self.model, self._prepare_inputs(batch))
-                total += torch.tensor([losses.sum().item(), losses.numel()], dtype=torch.float64)
+                for part in self._prepare_inputs(batch)["parts"]:
+                    self.interrupt()
+                    losses = token_losses(self.model, part)
+                    sums += torch.tensor([losses.sum().item(), losses.numel()], dtype=torch.float64)
+                    self._note_stops(noted, losses, part)
         self.model.train()
-        total = self.accelerator.reduce(total.to(self.accelerator.device, torch.float32), reduction="sum").tolist()
-        metrics = {f"{metric_key_prefix}_loss": total[0] / total[1]}
+        stops = torch.cat(noted).double() if noted else torch.zeros(0)
+        sums = torch.tensor([*sums.tolist(), stops.sum().item(), len(stops)])
+        sums = self.accelerator.reduce(sums.to(self.accelerator.device, torch.float32), reduction="sum").tolist()
+        metrics = {f"{metric_key_prefix}_loss": sums[0] / sums[1]}
+        if sums[3]:
+            metrics[f"{metric_key_prefix}_stop_loss"] = sums[2] / sums[3]
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics

@@ -13,10 +13,11 @@ ORDER = [
     "sft.tables", "sft.shapes", "sft.data",
     "sft.layout", "sft.origins", "sft.traits", "sft.chat_format", "sft.embeddings", "sft.finding",
     "sft.token_findings", "sft.doctor", "sft.mismatch",
-    "sft.sandbox", "sft.check", "sft.embedded", "sft.row_cache", "sft.row_file", "sft.prepare", "sft.events", "sft.runs", "sft.failures",
+    "sft.sandbox", "sft.check", "sft.embedded", "sft.calibration", "sft.row_cache", "sft.row_file", "sft.prepare", "sft.events", "sft.runs", "sft.failures",
     "LINE",
-    "sft.models", "sft.training_format", "sft.trainer", "sft.adapter", "sft.recorder", "sft.checkpoints", "sft.greedy",
-    "sft.samples", "sft.train", "sft.chat", "sft.evaluate", "sft.launch",
+    "sft.models", "sft.memory", "sft.training_format", "sft.attention", "sft.batches", "sft.layers",
+    "sft.trainer", "sft.adapter", "sft.recorder", "sft.checkpoints", "sft.greedy",
+    "sft.samples", "sft.train", "sft.measure", "sft.forecast", "sft.chat", "sft.evaluate", "sft.launch",
 ]  # fmt: skip
 FACES = {"sft.cli": "sft.ui", "sft.ui": "sft.cli"}
 HEAVY = {"torch", "trl", "peft", "gradio"}

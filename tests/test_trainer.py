@@ -1,19 +1,21 @@
-"""Flat batches: losses and gradients are those of plain padded batches, whatever the rows share."""
+"""The fast ways through a model give the losses and gradients of the plain one, whatever the rows share."""
 
 import random
 
 import pytest
 import torch
 import torch.nn.functional as F
+from datasets import Dataset
+from peft import LoraConfig, get_peft_model
+from tiny_models import tiny_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM
+from trl import SFTConfig, SFTTrainer
 
+from sft.attention import EACH_ROW
+from sft.batches import FlatCollator, PaddedCollator
 from sft.chat_format import IGNORED
-from sft.trainer import EXACT, FlatCollator, PaddedCollator, collator_for, shared_prefix, token_losses
-
-
-@pytest.fixture(scope="module")
-def model(tiny_model):
-    return AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float64)
+from sft.layers import FastLayer, speed_up
+from sft.trainer import EXACT, Trainer, collator_for, device_arguments, token_losses
 
 
 def row(ids, prompt):
@@ -21,6 +23,7 @@ def row(ids, prompt):
 
 
 def random_rows(draw, count, prefix):
+    """Rows of 3 to 11 own tokens that share the first `prefix`; labels begin near the end of what is shared."""
     shared = [draw.randrange(3, 300) for _ in range(prefix)]
     rows = []
     for _ in range(count):
@@ -39,37 +42,118 @@ def plain_losses(model, rows):
     return torch.cat(losses)
 
 
+def losses_of(model, batch):
+    return torch.cat([token_losses(model, part) for part in batch["parts"]])
+
+
+def gradients(model, losses):
+    model.zero_grad()
+    losses.sum().backward()
+    return {name: weight.grad.clone() for name, weight in model.named_parameters() if weight.grad is not None}
+
+
+def close(found: dict, wanted: dict) -> bool:
+    assert found.keys() == wanted.keys()
+    return all(torch.allclose(found[name], wanted[name], rtol=1e-4, atol=1e-5) for name in wanted)
+
+
+def with_lora(model, **settings):
+    """The model with LoRA whose B is not zero, so that every matrix matters and gets a gradient."""
+    model = get_peft_model(
+        model, LoraConfig(**{"task_type": "CAUSAL_LM", "r": 4, "target_modules": "all-linear", **settings})
+    )
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weight, std=0.1)
+    return model
+
+
 @pytest.mark.parametrize("prefix", [0, 1, 2, 5, 20])
 @pytest.mark.parametrize("count", [1, 2, 5])
-def test_losses_and_gradients_equal_those_of_each_row_alone(model, prefix, count):
+@pytest.mark.parametrize("tokens", [10, 1000])
+def test_losses_and_gradients_equal_those_of_each_row_alone(prefix, count, tokens):
+    model = small("llama")
     rows = random_rows(random.Random(prefix * 10 + count), count, prefix)
     expected = plain_losses(model, rows)
-    model.zero_grad()
-    expected.mean().backward()
-    wanted = [parameter.grad.clone() for parameter in model.parameters()]
-    found = token_losses(model, FlatCollator()(rows)).double()
-    assert torch.allclose(found, expected, atol=1e-5)
-    model.zero_grad()
-    found.mean().backward()
-    for parameter, gradient in zip(model.parameters(), wanted, strict=True):
-        assert torch.allclose(parameter.grad, gradient, atol=1e-5)
+    wanted = gradients(model, expected)
+    model.set_attn_implementation(EACH_ROW)
+    found = losses_of(model, FlatCollator(tokens)(rows))
+    assert torch.allclose(found.double().sort().values, expected.sort().values, atol=1e-5)
+    assert close(gradients(model, found), wanted)
 
 
-def test_the_layout_of_a_batch():
-    batch = FlatCollator()([row([1, 2, 3, 4], 3), row([1, 2, 5, 6, 7], 3)])
-    assert batch["input_ids"].tolist() == [[1, 2, 3, 4, 5, 6, 7]]
-    assert batch["position_ids"].tolist() == [[0, 1, 2, 3, 2, 3, 4]]
-    assert batch["shift_labels"].tolist() == [[IGNORED, IGNORED, 4, IGNORED, 6, 7, IGNORED]]
-    sees = batch["attention_mask"][0, 0]
-    assert sees[4].tolist() == [True, True, False, False, True, False, False]
-    assert batch["num_tokens"] == 9
+@pytest.mark.parametrize("kind", sorted(EXACT))
+@pytest.mark.parametrize("targets", ["all-linear", ["q_proj", "down_proj"]])
+@pytest.mark.parametrize("prefix", [0, 6])
+def test_fast_layers_give_the_gradients_of_plain_ones(kind, targets, prefix):
+    torch.manual_seed(0)
+    model = with_lora(small(kind, **({"head_dim": 8} if kind == "qwen3" else {})), target_modules=targets)
+    rows = random_rows(random.Random(prefix), 4, prefix)
+    expected = plain_losses(model, rows)
+    wanted = gradients(model, expected)
+    batch = collator_for(model, rows)(rows)
+    assert speed_up(model) == 2
+    found = losses_of(model, batch)
+    assert torch.allclose(found.double().sort().values, expected.sort().values, atol=1e-5)
+    assert close(gradients(model, found), wanted)
+    assert len(wanted) == 2 * 2 * (7 if targets == "all-linear" else 2)
 
 
-def test_a_prefix_never_predicts_a_label():
-    assert shared_prefix([[1, 2, 3, 4], [1, 2, 3, 5]], [[IGNORED, IGNORED, 3, 4], [IGNORED] * 3 + [5]]) == 1
-    assert shared_prefix([[1, 2, 3], [1, 2, 3]], [[IGNORED] * 3] * 2) == 2  # a token of each row stays outside
-    assert shared_prefix([[1, 2, 3]], [[IGNORED, 2, 3]]) == 0
-    assert shared_prefix([[1, 2], [1, 2]], [[1, 2], [1, 2]]) == 0
+def test_a_sped_up_model_generates_as_before():
+    model = with_lora(small("llama")).eval()
+    prompt = torch.tensor([[5, 6, 7, 8]])
+    before = model.generate(input_ids=prompt, max_new_tokens=5, do_sample=False)
+    rows = random_rows(random.Random(0), 3, 2)
+    collator_for(model, rows)
+    speed_up(model)
+    assert torch.equal(model.generate(input_ids=prompt, max_new_tokens=5, do_sample=False), before)
+
+
+@pytest.mark.parametrize(
+    "settings", [{"lora_dropout": 0.1}, {"use_dora": True}, {"lora_bias": True}], ids=lambda value: str(value)
+)
+def test_layers_with_anything_else_stay_as_they_are(settings):
+    model = with_lora(small("llama"), **settings)
+    assert speed_up(model) == 0
+
+
+def test_whole_models_are_trained_the_plain_way():
+    model = small("llama")
+    rows = random_rows(random.Random(1), 4, 3)
+    wanted = gradients(model, plain_losses(model, rows))
+    batch = collator_for(model, rows)(rows)
+    assert speed_up(model) == 0
+    assert close(gradients(model, losses_of(model, batch)), wanted)
+
+
+def trained(trainer_class, rows, tmp_path, **settings):
+    """Losses of some steps from the same start, and the weights after them."""
+    torch.manual_seed(0)
+    model = with_lora(small("llama").float())
+    own = trainer_class is Trainer
+    arguments = SFTConfig(
+        output_dir=str(tmp_path), max_steps=4, learning_rate=1e-2, logging_steps=1, report_to="none", disable_tqdm=True,
+        save_strategy="no", remove_unused_columns=False, max_length=None,
+        dataset_kwargs={"skip_prepare_dataset": True}, **{**device_arguments(), **settings},
+    )  # fmt: skip
+    trainer = trainer_class(
+        model=model, args=arguments, train_dataset=Dataset.from_list(rows), processing_class=tiny_tokenizer(None),
+        **({"data_collator": collator_for(model, rows)} if own else {}),
+    )  # fmt: skip
+    trainer.train()
+    if own:
+        assert isinstance(trainer.model.get_base_model().model.layers[0].forward, FastLayer)
+    return [log["loss"] for log in trainer.state.log_history if "loss" in log], trainer.model.state_dict()
+
+
+@pytest.mark.parametrize("settings", [{}, {"gradient_accumulation_steps": 3}], ids=["plain", "accumulated"])
+def test_a_training_has_the_losses_and_weights_of_trls_own(tmp_path, settings):
+    rows = random_rows(random.Random(7), 24, 4)
+    ours, moved = trained(Trainer, rows, tmp_path, per_device_train_batch_size=3, **settings)
+    theirs, wanted = trained(SFTTrainer, rows, tmp_path, per_device_train_batch_size=3, **settings)
+    assert len(ours) == len(theirs) == 4
+    assert ours == pytest.approx(theirs, abs=2e-4)  # TRL rounds what it logs
+    assert close(moved, wanted)
 
 
 SMALL = {
@@ -102,17 +186,13 @@ def small(kind, attention="sdpa", **settings):
 )  # fmt: skip
 def test_every_architecture_gets_the_layout_that_is_exact_for_it(kind, attention, settings):
     model, rows = small(kind, attention, **settings), random_rows(random.Random(3), 4, 6)
-    collator = collator_for(model, rows)
     with torch.no_grad():
-        assert torch.allclose(token_losses(model, collator(rows)).double(), plain_losses(model, rows), atol=1e-5)
+        wanted = plain_losses(model, rows).sort().values
+        collator = collator_for(model, rows)
+        found = losses_of(model, collator(rows)).double().sort().values
+    assert torch.allclose(found, wanted, atol=1e-5)
+    assert (model.config._attn_implementation == EACH_ROW) == isinstance(collator, FlatCollator)
     if kind in EXACT and attention == "sdpa":
         assert isinstance(collator, FlatCollator)
     if settings.get("sliding_window") or attention == "eager" or kind == "lfm2":
         assert isinstance(collator, PaddedCollator)
-
-
-def test_a_padded_batch_counts_only_real_tokens():
-    batch = PaddedCollator()([row([1, 2, 3, 4], 3), row([5, 6], 1)])
-    assert batch["input_ids"].tolist() == [[1, 2, 3, 4], [5, 6, 0, 0]]
-    assert batch["shift_labels"].tolist() == [[IGNORED, IGNORED, 4, IGNORED], [6, IGNORED, IGNORED, IGNORED]]
-    assert batch["num_tokens"] == 6
