@@ -62,6 +62,7 @@ def _all(pattern: str) -> str:
 
 def build() -> gr.Blocks:
     """The page with its three tabs."""
+    launch.reconcile(runs_dir())
     with gr.Blocks(title="SFT Playground", analytics_enabled=False, fill_width=True) as demo:
         owner_st = gr.State(visitors.first_owner())
         browser_bs = gr.BrowserState({"owner": "", "run": ""}, storage_key="sft-playground", secret="sft-playground")

@@ -1,8 +1,11 @@
 """The run that a visitor looks at: its card, curve and answers, and what can be done with it.
 
 A timer reads the run folder every second. It must stay cheap: with many pages open it is most of what the server does.
+So what several of them show at a time is painted once.
 """
 
+import time
+from functools import lru_cache
 from typing import NamedTuple
 
 import gradio as gr
@@ -74,12 +77,11 @@ def show_run(owner: str, name: str | None, seen: Seen = NOTHING) -> tuple:
     run = _picked(owner, name)
     if run is None:
         return paint.empty(NO_RUN), "", "", *(gr.update(visible=False) for _ in range(3)), NOTHING
-    status, events = run.status(), run.events()  # in this order: a run writes its events first
-    samples, lines = of_kind(events, "sample"), lines_of(events)
-    now = Seen(_mark(run, status), f"{run.name} {len(samples)}")
-    drawn = curve(lines, status.max_steps, [sample["step"] for sample in samples]) if lines else ""
-    answers = strip(run.name, samples, status.max_steps) if now.answers != seen.answers else gr.skip()
-    return run_card(run, status, events), drawn, answers, *_buttons(run, status), now
+    status = run.status()  # before the events, which a run writes first
+    drawn, answers, count = _drawn(run, status)
+    now = Seen(_mark(run, status), f"{run.name} {count}")
+    new_answers = answers if now.answers != seen.answers else gr.skip()
+    return _card(run, status), drawn, new_answers, *_buttons(run, status), now
 
 
 def refresh(owner: str, name: str | None, seen: Seen) -> tuple:
@@ -89,7 +91,26 @@ def refresh(owner: str, name: str | None, seen: Seen) -> tuple:
     if (_mark(run, status) if run else "") != seen.run:
         return show_run(owner, name, seen)
     ticks = run and status.active and status.state != "queued"
-    return run_card(run, status) if ticks else gr.skip(), *(gr.skip() for _ in range(6))
+    return _card(run, status) if ticks else gr.skip(), *(gr.skip() for _ in range(6))
+
+
+@lru_cache(maxsize=64)
+def _drawn(run: Run, status: Status) -> tuple[str, str, int]:
+    """The curve, the answers over time, and how many there are. A run sets its status after each new event."""
+    events = run.events()
+    samples, lines = of_kind(events, "sample"), lines_of(events)
+    drawn = curve(lines, status.max_steps, [sample["step"] for sample in samples]) if lines else ""
+    return drawn, strip(run.name, samples, status.max_steps), len(samples)
+
+
+def _card(run: Run, status: Status) -> str:
+    return _card_at(run, status, run.stop_asked, int(time.time()))
+
+
+@lru_cache(maxsize=64)
+def _card_at(run: Run, status: Status, stop_asked: bool, second: int) -> str:
+    """The same for every page that asks in the same second."""
+    return run_card(run, status)
 
 
 def _picked(owner: str, name: str | None) -> Run | None:
@@ -100,7 +121,7 @@ def _picked(owner: str, name: str | None) -> Run | None:
 
 
 def _mark(run: Run, status: Status) -> str:
-    """Differs whenever there is something new to paint; a run sets its status after each event of the curve."""
+    """Differs whenever there is something new to paint."""
     return f"{run.name} {status.state} {status.updated} {run.stop_asked}"
 
 
