@@ -7,7 +7,7 @@ answers at once.
 import argparse
 import sys
 
-from sft.cli import chat, check, evaluate, preview, runs, standby, train
+from sft.cli import chat, check, evaluate, forecast, preview, runs, standby, train
 from sft.errors import UserError
 
 
@@ -29,6 +29,6 @@ def _parser() -> argparse.ArgumentParser:
         prog="python -m sft", description="See what a chat model reads, tune it, compare it with what it was."
     )
     commands = parser.add_subparsers(metavar="COMMAND", required=True)
-    for command in (preview, check, train, runs, chat, evaluate, standby):
+    for command in (preview, check, forecast, train, runs, chat, evaluate, standby):
         command.add_to(commands)
     return parser

@@ -1,0 +1,35 @@
+"""`forecast`: how long a run will take and how much memory it will need."""
+
+from dataclasses import asdict
+
+from sft.cli.options import add_command, add_json, print_json, to_stderr
+
+
+def add_to(commands) -> None:
+    forecast = add_command(commands, "forecast", _forecast, "say how long a run will take and what memory it needs")
+    forecast.add_argument("config", metavar="CONFIG.yaml")
+    forecast.add_argument("--set", metavar="KEY=VALUE", action="append", default=[], help="change one setting")
+    add_json(forecast)
+
+
+def _forecast(options) -> None:
+    from sft.config import TrainConfig
+    from sft.forecast import forecast
+    from sft.memory import gigabytes
+
+    found = forecast(TrainConfig.load(options.config, options.set), to_stderr)
+    if options.json:
+        print_json(asdict(found))
+        return
+    parts = ", ".join(f"{name} {_duration(seconds)}" for name, seconds in found.parts.items() if seconds >= 0.5)
+    print(f"about {_duration(found.seconds)}: {parts}")
+    print(f"memory {gigabytes(found.memory_bytes)} of {gigabytes(found.free_bytes)} free")
+    print(f"LoRA {gigabytes(found.lora_bytes)}, all weights {gigabytes(found.full_bytes)}")
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
