@@ -84,6 +84,10 @@ class Contest:
     def in_full(self) -> bool:
         return self.run is not None and self.run.result == self.run.model
 
+    @property
+    def trains_tokens(self) -> bool:
+        return self.run is not None and bool(self.run.config().trainable_token_indices)
+
 
 class Weights:
     """The base model last used, the adapters on it, and the model last used that was tuned in full.
@@ -93,16 +97,17 @@ class Weights:
 
     def __init__(self):
         self.lock = threading.Lock()
-        self._folder: Path | None = None
+        self._base: tuple[Path, bool] | None = None  # its folder, and whether its adapters train tokens
         self._model = None
         self._adapters: OrderedDict[str, None] = OrderedDict()
         self._tuned: dict[str, PreTrainedModel] = {}  # one at most, by its run's identity
 
     def load(self, contest: Contest) -> list[PreTrainedModel | PeftModel]:
         """One model a contestant: the same one twice where they differ by an adapter alone."""
-        if self._folder != contest.folder:
+        base = (contest.folder, contest.trains_tokens)  # PEFT cannot hold adapters that do beside some that do not
+        if self._base != base:
             self.forget()
-            self._model, self._folder = models.load_base(contest.folder), contest.folder
+            self._model, self._base = models.load_base(contest.folder), base
         if contest.in_full:
             name = _identity(contest.run)
             if name not in self._tuned:
@@ -135,7 +140,7 @@ class Weights:
             self._model.delete_adapter(self._adapters.popitem(last=False)[0])
 
     def forget(self) -> None:
-        self._model, self._folder = None, None
+        self._model, self._base = None, None
         self._adapters.clear()
         self._tuned.clear()
 

@@ -7,7 +7,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import pytest
-from tiny_models import save_tiny_model, tiny_tokenizer
+from tiny_models import save_pretrained_base_model, save_tiny_model, tiny_tokenizer
 
 from sft.chat_format import ChatFormat, preset
 
@@ -22,6 +22,12 @@ def tiny_model(tmp_path_factory):
 def tiny_base_model(tmp_path_factory):
     """A folder with a tiny random base model, which has no chat template."""
     return save_tiny_model(tmp_path_factory.mktemp("tiny-base"), None)
+
+
+@pytest.fixture(scope="session")
+def pretrained_base_model(tmp_path_factory):
+    """A folder with a small base model that was really pretrained: it continues text, and does not stop."""
+    return save_pretrained_base_model(tmp_path_factory.mktemp("pretrained-base"))
 
 
 @pytest.fixture(scope="session")

@@ -171,3 +171,16 @@ def test_no_argument_that_the_renderer_has_itself_is_let_through():
     names = {*signature(theirs.render_jinja_template).parameters, "messages"}
     names |= {*signature(theirs._render_with_assistant_indices).parameters} - {"template_kwargs"}
     assert names - {"kwargs", "documents"} <= set(RESERVED)
+
+
+def test_full_fine_tuning_trains_no_tokens_apart():
+    with pytest.raises(ConfigError, match="trains every token already"):
+        TrainConfig.from_dict(
+            {"dataset": "x", "finetuning_type": "full", "trainable_token_indices": "<|im_end|>"}
+        )  # fmt: skip
+
+
+@pytest.mark.parametrize("key", ["finetuning_type", "report_to"])
+def test_choices_are_named(key):
+    with pytest.raises(ConfigError, match=f"{key}: must be one of"):
+        TrainConfig.from_dict({"dataset": "x", key: "wandb"})

@@ -1,5 +1,9 @@
-"""A tiny random model and its tokenizer, made in a second, to test with what does not need a real one."""
+"""Tiny models and their tokenizers, made in seconds, to test with what does not need a real one."""
 
+import json
+from pathlib import Path
+
+PRETRAINING_STEPS = 200
 CORPUS = [
     "The quick brown fox jumps over the lazy dog. 0123456789",
     "Hello! What is the capital of France? Paris, of course.\n\nThank you.",
@@ -10,21 +14,24 @@ CORPUS = [
 
 def tiny_tokenizer(chat_template: str | None):
     """A byte-level tokenizer of 400 entries: every text has tokens, few texts have few."""
+    tokenizer = _trained_tokenizer(CORPUS * 4, 400, ["<|endoftext|>", "<|im_start|>", "<|im_end|>"])
+    tokenizer.chat_template = chat_template
+    return tokenizer
+
+
+def _trained_tokenizer(texts: list[str], size: int, control: list[str]):
+    """A byte-level tokenizer; the first of the control tokens ends a text."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=400,
-        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    tokenizer.train_from_iterator(
+        texts, trainers.BpeTrainer(vocab_size=size, special_tokens=control, initial_alphabet=alphabet)
     )
-    tokenizer.train_from_iterator(CORPUS * 4, trainer)
-    wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|endoftext|>", bos_token="<|endoftext|>")
-    wrapped.chat_template = chat_template
-    return wrapped
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=control[0], bos_token=control[0])
 
 
 def save_tiny_model(folder, chat_template: str | None):
@@ -49,3 +56,45 @@ def save_tiny_model(folder, chat_template: str | None):
     LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
+
+
+def save_pretrained_base_model(folder):
+    """A small Llama that has really read the text of examples/domain.jsonl, ten times over, and its tokenizer.
+
+    It goes on with any text, as base models do: documents are long, so the end-of-text token is rare, but trained.
+    The other control tokens stand in no text, so their embeddings stay where they were.
+    """
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    texts = [message["content"] for row in domain_rows() for message in row["messages"]]
+    control = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|spare_1|>", "<|spare_2|>"]
+    tokenizer = _trained_tokenizer(texts, 640, control)
+    documents = ["\n\n".join(texts[at : at + 20]) + "<|endoftext|>" for at in range(0, len(texts), 20)]
+    ids = torch.tensor(tokenizer("".join(documents))["input_ids"])
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=len(tokenizer), hidden_size=64, intermediate_size=128, num_hidden_layers=2,
+            num_attention_heads=4, num_key_value_heads=2, max_position_embeddings=512,
+            bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, tie_word_embeddings=True,
+        )
+    )  # fmt: skip
+    model.get_input_embeddings().weight.data *= 0.1  # far less than training moves the rows that it moves
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.01, total_steps=PRETRAINING_STEPS)
+    for _ in range(PRETRAINING_STEPS):
+        batch = torch.stack([ids[at : at + 64] for at in torch.randint(len(ids) - 64, (8,))])
+        model(input_ids=batch, labels=batch).loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        optimizer.zero_grad()
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def domain_rows() -> list[dict]:
+    lines = (Path(__file__).parents[1] / "examples/domain.jsonl").read_text(encoding="utf-8").splitlines()
+    return [json.loads(line) for line in lines]
