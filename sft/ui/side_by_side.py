@@ -51,6 +51,9 @@ def build(owner_st: gr.State, run_dd: gr.Dropdown) -> dict:
         value = shown if shown in names else next(iter(names), None)
         return gr.update(choices=names, value=value), *painted(owner, [], part)
 
+    def show(owner, ticked):
+        return gr.update(choices=run_names(owner), value=only(owner, ticked).name)
+
     def ask(owner, ticked):
         return gr.update(visible=True), question(runs_named(owner, ticked))
 
@@ -70,7 +73,7 @@ def build(owner_st: gr.State, run_dd: gr.Dropdown) -> dict:
     delete_btn.click(user_errors(ask), [owner_st, ticked_st], [confirm_row, confirm_html], **_QUIET)
     no_btn.click(lambda: gr.update(visible=False), None, confirm_row, **_QUIET)
     yes_btn.click(user_errors(deleted), [owner_st, ticked_st, run_dd, part_rd], changed, **_QUIET)
-    show_btn.click(lambda ticked: ticked[0], ticked_st, run_dd, **_QUIET).then(None, js=_UP)
+    show_btn.click(user_errors(show), [owner_st, ticked_st], run_dd, **_QUIET).success(None, js=_UP)
     return {"duplicate_btn": duplicate_btn, "ticked_st": ticked_st}
 
 
