@@ -8,6 +8,8 @@ import pytest
 
 from sft.chat_format import preset
 from sft.cli import main
+from sft.config import TrainConfig
+from sft.runs import create_run, find_run
 
 SHORT = [{"question": f"{n}?", "answer": str(n) if n < 10 else ""} for n in range(12)]
 TALK = [{"role": "user", "content": "Hi 12"}, {"role": "assistant", "content": "Hello."}]
@@ -220,6 +222,54 @@ def test_train_runs_chat_and_evaluate(tiny_config, tmp_path):
     again = sft("train", tiny_config, "--run-name", "mine", *runs)
     assert again.returncode == 2
     assert "already a run mine" in again.stderr
+
+
+@pytest.fixture
+def ended_runs(tiny_config, tmp_path):
+    """Two runs, one stopped at its third step and one failed, and where they are."""
+    root = tmp_path / "runs"
+    for name, overrides, state in (("one", [], "stopped"), ("two", ["lora_r=4"], "failed")):
+        run = create_run(TrainConfig.load(tiny_config, overrides), root, name)
+        run.append_event("log", step=3, loss=1.5, stop_loss=0.5, tokens=9, seconds=1.0)
+        run.set_status(state, step=3, max_steps=3)
+    return root
+
+
+def test_runs_are_compared_renamed_stopped_and_deleted(ended_runs, capsys):
+    runs = ["runs", "--runs-dir", str(ended_runs)]
+    assert main([*runs, "--compare", "one", "two", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["differing"] == {"lora_r": [16, 4]}
+    assert [(row["loss"], row["stop_loss"], row["resumable"]) for row in found["runs"]] == [(1.5, 0.5, True)] * 2
+    assert main([*runs, "--compare", "one", "two"]) == 0
+    assert "lora_r" in capsys.readouterr().out
+    assert main([*runs, "--rename", "two", "three"]) == 0
+    assert main([*runs, "--delete", "one"]) == 0
+    assert main([*runs, "--stop", "three", "--json"]) == 0
+    assert [row["name"] for row in json.loads(capsys.readouterr().out.splitlines()[-1])] == ["three"]
+    assert (ended_runs / "three" / "stop").exists()
+
+
+def test_what_cannot_be_resumed_is_told(ended_runs, tiny_config, capsys):
+    train = ["train", str(tiny_config), "--runs-dir", str(ended_runs), "--resume"]
+    finished = create_run(TrainConfig.load(tiny_config), ended_runs, "done")
+    finished.set_status("finished")
+    create_run(TrainConfig.load(tiny_config), ended_runs, "busy")
+    for options, said in (
+        (["--run-name", "done"], "is finished: there is nothing to resume"),
+        (["--run-name", "busy"], "is still working"),
+        (["--run-name", "nobody"], "There is no run 'nobody'"),
+        (["--run-name", "two"], "lora_r: 4 then, 16 now"),
+        (["--set", "seed=1"], "has this config and was interrupted, stopped or failed"),
+    ):
+        assert main([*train, *options]) == 2
+        assert said in capsys.readouterr().err
+
+
+def test_the_newest_run_of_the_config_resumes(ended_runs, tiny_config, capsys):
+    assert main(["train", str(tiny_config), "--runs-dir", str(ended_runs), "--resume"]) == 0
+    assert "run one in" in capsys.readouterr().out
+    assert find_run("one", ended_runs).status().state == "finished"
 
 
 def test_two_processes_train_one_run_together(tiny_config, tmp_path):

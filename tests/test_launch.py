@@ -11,6 +11,7 @@ import pytest
 
 from sft import launch
 from sft.config import TrainConfig
+from sft.errors import RunError
 from sft.runs import create_run
 
 
@@ -95,10 +96,26 @@ def test_a_killed_training_is_seen_within_five_seconds_and_nothing_else_is_touch
     status = until(run, "interrupted", seconds=5)
     assert "killed, or ran out of memory" in status.message
     assert other.status().state == "finished"
+    launch.resume(run)
+    until(run, "training", seconds=30)
+    launch.reconcile(tmp_path)  # an app that starts leaves a run alone whose process lives
+    assert run.status().state == "training"
+    with pytest.raises(RunError, match="still working"):
+        launch.resume(run)
+    launch.stop(run)
+    until(run, "stopped", seconds=10)
+    dead = launch.start(config(max_steps=9), tmp_path, name="dead")
+    os.kill(dead.status().pid, signal.SIGKILL)
+    until(dead, "interrupted", seconds=5)
     listed = subprocess.run(
         [sys.executable, "-m", "sft", "runs", "--runs-dir", str(tmp_path)], capture_output=True, text=True, check=True
     ).stdout
     assert "interrupted" in listed
+    assert dead.written_status().state == "queued"
+    (dead.folder / "checkpoint.writing").mkdir()
+    launch.reconcile(tmp_path)
+    assert dead.written_status().state == "interrupted" and "killed" in dead.written_status().message
+    assert not dead.staging.exists()
 
 
 def test_one_training_at_a_time_and_the_next_waits_in_line(config, tmp_path):
@@ -107,16 +124,22 @@ def test_one_training_at_a_time_and_the_next_waits_in_line(config, tmp_path):
     second = launch.start(config(max_steps=2), tmp_path, name="second")
     third = launch.start(config(max_steps=2), tmp_path, name="third")
     deadline = time.monotonic() + 30
-    while "Waiting for 1 earlier run" not in second.status().message and time.monotonic() < deadline:
+    while "Waiting for 1 earlier run to end." not in second.status().message and time.monotonic() < deadline:
         time.sleep(0.1)
     assert second.status().state == third.status().state == "queued"
-    launch.stop(third)  # withdrawn while it waits
-    assert until(third, "stopped").step == 0
+    assert [launch.place(run) for run in (first, second, third)] == [0, 1, 2]
+    launch.stop(third)  # withdrawn while it waits, or while its process still imports
+    assert (third.status().state, third.status().message) == ("stopped", "Withdrawn from the line.")
+    launch.resume(third)
+    assert launch.place(third) == 2
+    launch.stop(third)
+    assert third.status().state == "stopped"
     assert first.status().state == "training"
     launch.stop(first)
     assert until(first, "stopped", "failed").state == "stopped"
     assert first.has_adapter
     assert until(second, "finished", "failed", "interrupted").state == "finished", second.log_tail()
+    assert third.status().state == "stopped" and not third.events("start")
 
 
 def test_a_training_outlives_the_process_that_started_it(config, tmp_path):
