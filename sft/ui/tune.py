@@ -49,7 +49,7 @@ def build(owner_st: gr.State) -> dict:
             changes = [part.input for part in whole_form if part not in (upload_fl, example_dd)]
             forecast = forecasts.build(whole_form, [*changes, upload_fl.upload, upload_fl.clear])
             start_btn = gr.Button("Start tuning", variant="primary", elem_id="start-tuning")
-        looks = [look_btn.click, source_rd.input, upload_fl.upload, upload_fl.clear]
+        looks = [look_btn.click, source_rd.change, upload_fl.upload, upload_fl.clear]
         looks += [hub_tb.submit, config_tb.submit, split_tb.submit]
         with gr.Column(scale=6, min_width=320):
             viewed = run_view.build(owner_st)
