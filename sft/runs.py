@@ -95,8 +95,6 @@ class Run:
     def has_result(self) -> bool:
         return self.result is not None
 
-    has_adapter = has_result
-
     def config(self) -> TrainConfig:
         return TrainConfig.load(self.folder / "config.yaml")
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from peft.utils.error import NoMatchingPeftModuleError
 from transformers import PrinterCallback
-from transformers.integrations import is_tensorboard_available, is_trackio_available
+from transformers.integrations import TensorBoardCallback, is_tensorboard_available, is_trackio_available
 from trl import SFTConfig
 
 from sft import failures, memory, models
@@ -67,6 +67,9 @@ def _train(config: TrainConfig, run: Run, recorder: Recorder) -> None:
     trainer.remove_callback(PrinterCallback)  # the recorder prints
     trainer.add_callback(recorder)
     trainer.add_callback(checkpoints)
+    for callback in trainer.callback_handler.callbacks:
+        if isinstance(callback, TensorBoardCallback):
+            callback.logging_dir = str(run.folder / "tensorboard")  # its own choice is in the staging folder
     recorder.start(trainer, prepared)
     if recorder.main and (asked := questions(prepared.examples, chat_format, config)):
         trainer.add_callback(Samples(run, asked, chat_format))

@@ -14,6 +14,7 @@ from contextlib import contextmanager, nullcontext
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.data import DataLoader
 from trl import SFTTrainer
 
 from sft.attention import EACH_ROW
@@ -156,13 +157,14 @@ def device_arguments() -> dict:
 class Trainer(SFTTrainer):
     """SFTTrainer on ready `input_ids` and `labels`, in the batches of `collator_for`.
 
-    `tokens_seen` counts real tokens trained on by this process. `interrupt` is called between micro-batches, and may
-    raise. Losses on `stop_token_ids` are logged apart, as `stop_loss`.
+    `tokens_seen` counts real tokens trained on until the last log, by all processes. `interrupt` is called between
+    micro-batches, and may raise. Losses on `stop_token_ids` are logged apart, as `stop_loss`.
     """
 
     def __init__(self, *args, stop_token_ids: list[int] = (), interrupt: Callable[[], None] = lambda: None, **kwargs):
         super().__init__(*args, **kwargs)
         self.tokens_seen = 0
+        self._new_tokens = 0  # since the last log, by this process
         self.interrupt = interrupt
         self._stops = torch.tensor(list(stop_token_ids))
         self._stop_losses: list[torch.Tensor] = []
@@ -185,14 +187,22 @@ class Trainer(SFTTrainer):
                 self.accelerator.backward(loss)
             self._note_stops(self._stop_losses, losses, part)
             total += loss.detach()
-        self.tokens_seen += int(inputs["num_tokens"])
+        self._new_tokens += int(inputs["num_tokens"])
         return total
 
     def log(self, logs, start_time=None):
-        if self._stop_losses and "loss" in logs:
-            logs["stop_loss"] = torch.cat(self._stop_losses).mean().item()
-            self._stop_losses.clear()
+        if "loss" in logs:
+            total, count, tokens = self._summed(*_sum_and_count(self._stop_losses), self._new_tokens)
+            if count:
+                logs["stop_loss"] = total / count
+            self.tokens_seen += int(tokens)
+            self._stop_losses, self._new_tokens = [], 0
         super().log(logs, start_time)
+
+    def _summed(self, *values: float) -> list[float]:
+        """Each value added up over all processes, which must all call this."""
+        own = torch.tensor(values, dtype=torch.float32, device=self.accelerator.device)
+        return self.accelerator.reduce(own, reduction="sum").tolist()
 
     def _note_stops(self, noted: list, losses, part) -> None:
         targets = part["shift_labels"]
@@ -201,24 +211,31 @@ class Trainer(SFTTrainer):
         if len(found):
             noted.append(found)
 
+    def _own_share(self, rows) -> DataLoader:
+        """Held-out rows of this process. Where they do not share out evenly, accelerate would give some out twice."""
+        own = rows.select(range(self.args.process_index, len(rows), self.args.world_size))
+        return DataLoader(own, batch_size=self.args.per_device_eval_batch_size, collate_fn=self.data_collator)
+
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval") -> dict[str, float]:
         """Mean loss per labelled token over the whole held-out part (not the mean of its batches' means)."""
         self.model.eval()
         sums, noted = torch.zeros(2, dtype=torch.float64), []
         with torch.no_grad():
-            for batch in self.get_eval_dataloader(eval_dataset):
+            for batch in self._own_share(self.eval_dataset if eval_dataset is None else eval_dataset):
                 for part in self._prepare_inputs(batch)["parts"]:
                     self.interrupt()
                     losses = token_losses(self.model, part)
                     sums += torch.tensor([losses.sum().item(), losses.numel()], dtype=torch.float64)
                     self._note_stops(noted, losses, part)
         self.model.train()
-        stops = torch.cat(noted).double() if noted else torch.zeros(0)
-        sums = torch.tensor([*sums.tolist(), stops.sum().item(), len(stops)])
-        sums = self.accelerator.reduce(sums.to(self.accelerator.device, torch.float32), reduction="sum").tolist()
+        sums = self._summed(*sums.tolist(), *_sum_and_count(noted))
         metrics = {f"{metric_key_prefix}_loss": sums[0] / sums[1]}
         if sums[3]:
             metrics[f"{metric_key_prefix}_stop_loss"] = sums[2] / sums[3]
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+
+def _sum_and_count(losses: list[torch.Tensor]) -> tuple[float, int]:
+    return sum(found.double().sum().item() for found in losses), sum(map(len, losses))

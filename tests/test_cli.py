@@ -272,18 +272,6 @@ def test_the_newest_run_of_the_config_resumes(ended_runs, tiny_config, capsys):
     assert find_run("one", ended_runs).status().state == "finished"
 
 
-def test_two_processes_train_one_run_together(tiny_config, tmp_path):
-    together = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "sft", "train"]
-    runs = ["--runs-dir", tmp_path / "runs"]
-    done = subprocess.run(
-        [*map(str, [*together, tiny_config, "--run-name", "both", *runs])], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    (listed,) = json.loads(sft("runs", "--json", *runs).stdout)
-    assert (listed["name"], listed["state"], listed["step"]) == ("both", "finished", 3)
-    assert done.stdout.count("step 3/3  loss") == 1  # only the main process speaks and writes
-
-
 def wrong_calls(tmp_path, tiny_model, tiny_config, messages):
     (tmp_path / "broken.json").write_text('[{"role": ')
     deep = "[" * 200 + "]" * 200

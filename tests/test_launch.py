@@ -41,7 +41,7 @@ def test_a_run_in_a_process_of_its_own_finishes_and_logs(config, tmp_path):
     status = until(run, "finished", "failed", "interrupted")
     assert status.state == "finished", run.log_tail()
     assert status.pid != os.getpid()
-    assert run.has_adapter
+    assert run.has_result
     assert "step 3/3" in run.log_tail()
 
 
@@ -137,7 +137,7 @@ def test_one_training_at_a_time_and_the_next_waits_in_line(config, tmp_path):
     assert first.status().state == "training"
     launch.stop(first)
     assert until(first, "stopped", "failed").state == "stopped"
-    assert first.has_adapter
+    assert first.has_result
     assert until(second, "finished", "failed", "interrupted").state == "finished", second.log_tail()
     assert third.status().state == "stopped" and not third.events("start")
 

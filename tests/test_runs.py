@@ -23,7 +23,7 @@ def test_a_new_run_is_queued_and_keeps_its_config(tmp_path):
     assert run.name.startswith("support-json-")
     assert (run.status().state, run.status().max_steps) == ("queued", 5)
     assert run.config() == CONFIG
-    assert not run.has_adapter
+    assert not run.has_result
 
 
 def test_names_are_plain_and_taken_once(tmp_path):

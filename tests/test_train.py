@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers.integrations import is_trackio_available
 
 from sft import data, models
 from sft.chat_format import IGNORED, ChatFormat
@@ -123,7 +124,7 @@ def test_a_stopped_run_keeps_its_adapter(config, tmp_path):
     train(settings, StopsAtThree(run.folder))
     assert run.status().state == "stopped"
     assert run.status().step in (3, 4)  # a step is logged after its end, so the next one's end may be the first to see
-    assert run.has_adapter
+    assert run.has_result
 
 
 def test_a_run_stopped_before_its_first_step_has_no_adapter(config, tmp_path):
@@ -131,7 +132,7 @@ def test_a_run_stopped_before_its_first_step_has_no_adapter(config, tmp_path):
     run.ask_to_stop()
     train(config(), run)
     assert run.status().state == "stopped"
-    assert not run.has_adapter
+    assert not run.has_result
 
 
 @pytest.mark.parametrize(
@@ -206,3 +207,16 @@ def test_gradient_accumulation_gives_the_losses_of_the_larger_batch(config, tmp_
     )  # fmt: skip
     for one, other in zip(whole.events("log"), parts.events("log"), strict=True):
         assert one["loss"] == pytest.approx(other["loss"], abs=1e-4)
+
+
+def test_a_tracker_is_told_the_losses(config, tmp_path):
+    run = finish(config(report_to="tensorboard", max_steps=2, eval_strategy="no"), tmp_path)
+    (file,) = (run.folder / "tensorboard").iterdir()
+    assert b"train/loss" in file.read_bytes()
+
+
+@pytest.mark.skipif(is_trackio_available(), reason="it is installed")
+def test_a_tracker_that_is_not_installed_is_told_before_anything_is_loaded(config, tmp_path):
+    run = create_run(config(report_to="trackio", model="./nowhere"), tmp_path)
+    with pytest.raises(ConfigError, match=r"report_to: trackio is not installed.\n→ Run `pip install trackio`"):
+        train(run.config(), run)
