@@ -211,8 +211,8 @@ def _line(name: str, result: dict) -> str:
     speed, peak = result["tokens_per_second"], result["peak_bytes"]
     return (
         f"{name:8} {result['speedup']:.2f} times as fast ({speed['ours']:.0f} against {speed['trl']:.0f} tokens/s); "
-        f"memory {result['memory_ratio']:.2f} ({peak['ours'] / 1e9:.2f} of {peak['trl'] / 1e9:.2f} GB); losses differ by "
-        f"{result['loss_difference']:.1e}; {result['matmul_share']:.0%} of the matrix-multiply rate "
+        f"memory {result['memory_ratio']:.2f} ({peak['ours'] / 1e9:.2f} of {peak['trl'] / 1e9:.2f} GB); losses differ "
+        f"by {result['loss_difference']:.1e}; {result['matmul_share']:.0%} of the matrix-multiply rate "
         f"({result['matmul_flops_per_second'] / 1e9:.0f} GFLOP/s)"
     )
 
