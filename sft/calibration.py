@@ -119,9 +119,14 @@ def _measure(config: TrainConfig, place: Path, report: Callable[[str, float], No
                     time.sleep(0.2)
             finally:
                 process.kill()
+        if process.returncode < 0:
+            raise ModelError(
+                f"Training {config.model} could not be tried out: its process was killed, as one is that takes too "
+                "much memory.",
+                "Take a smaller model, or end programs that hold memory.",
+            )
         if process.returncode:
-            said = log.read_text().strip().splitlines() or ["it was killed, as a process is that takes too much memory"]
-            raise ModelError(f"Training {config.model} cannot be measured: {said[-1]}", "Take a smaller model.")
+            raise RuntimeError(f"The measuring of {config.model} failed:\n{log.read_text()}")
         result.replace(place)
 
 

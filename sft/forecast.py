@@ -116,7 +116,8 @@ def _held_out(config: TrainConfig, prepared: Prepared, costs: Calibration) -> fl
     rows = [prepared.held_out[at] for at in range(len(prepared.held_out))]
     collate = _collator(costs)
     batches = [collate(rows[start : start + EVAL_BATCH]) for start in range(0, len(rows), EVAL_BATCH)]
-    return config.max_steps // config.eval_steps * sum(map(costs.forward_seconds, batches))
+    measurements = -(-config.max_steps // config.eval_steps)  # one is at the end in any case
+    return measurements * sum(map(costs.forward_seconds, batches))
 
 
 def _samples(asked: list, costs: Calibration, rest: float) -> float:

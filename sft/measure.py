@@ -56,7 +56,7 @@ def measure(config: TrainConfig) -> Calibration:
         predicted = work @ costs
         return Calibration(
             work=costs,
-            forward=_forward(trainer, batches[-2]) / predicted[-2],
+            forward=_forward(trainer) / predicted[steps.index([USUAL])],
             start_up=loaded + max(0.0, watch.seconds[0] - predicted[0]),
             reply_token=_reply_token(trainer.model),
             checkpoint=_timed(lambda: transformers.Trainer._save_checkpoint(trainer, trainer.model, trial=None)),
@@ -74,9 +74,9 @@ def _memory(tokens: np.ndarray, peaks: list[int]) -> dict[str, float]:
 
 
 def _costs(work: np.ndarray, seconds: list[float]) -> list[float]:
-    """The costs that fit the median time of each kind of step best; none is negative."""
+    """The costs that fit each kind of step best; none is negative. Of its times the shortest is the least disturbed."""
     warm, kinds = len(WARM_UP), len(STEPS)
-    times = np.median(np.array(seconds[warm:]).reshape(ROUNDS, kinds), axis=0)
+    times = np.array(seconds[warm:]).reshape(ROUNDS, kinds).min(axis=0)
     amounts, left = work[warm : warm + kinds].astype(float), list(range(work.shape[1]))
     while True:
         # Each step counts by its share of its own time, so that the short ones are fitted too.
@@ -103,10 +103,11 @@ def _batch(trainer, shapes: list[tuple[int, int, int]]) -> dict:
     }
 
 
-def _forward(trainer, batch: dict) -> float:
-    trainer.get_eval_dataloader = lambda *given: DataLoader([batch], batch_size=None)
-    trainer.evaluate()
-    return _timed(trainer.evaluate)
+def _forward(trainer) -> float:
+    """Seconds to measure the loss on the usual rows."""
+    rows = Dataset.from_list(_rows(*USUAL, trainer.model.config.vocab_size))
+    trainer.evaluate(rows)
+    return _timed(lambda: trainer.evaluate(rows))
 
 
 def _reply_token(model) -> float:
