@@ -24,7 +24,7 @@ from sft.layers import speed_up
 
 EXACT = {"llama", "qwen2", "qwen3"}  # architectures on which tests hold the flat layout against each row alone
 TOKENS_AT_ONCE = {"cpu": 640, "cuda": 4096}  # in a micro-batch: enough to keep the device busy, few enough to fit
-LABELS_AT_ONCE = 128  # through the head: a vocabulary of 49,152 makes 25 MB of logits of them
+LABELS_AT_ONCE = {"cpu": 128, "cuda": 1024}  # through the head: 49,152 logits for each, 4 bytes a piece
 
 
 def collator_for(model, rows: list[dict]) -> FlatCollator | PaddedCollator:
@@ -35,7 +35,7 @@ def collator_for(model, rows: list[dict]) -> FlatCollator | PaddedCollator:
     switched.
     """
     config = model.config
-    flat = FlatCollator(TOKENS_AT_ONCE.get(model.device.type, TOKENS_AT_ONCE["cuda"]))
+    flat = FlatCollator(TOKENS_AT_ONCE[model.device.type])
     longest = max(len(row["input_ids"]) for row in rows)
     window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
@@ -120,8 +120,9 @@ class _TokenLosses(torch.autograd.Function):
     def forward(ctx, hidden, weight, targets):
         losses = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
         gradient = torch.empty_like(hidden) if ctx.needs_input_grad[0] else None
-        for start in range(0, len(hidden), LABELS_AT_ONCE):
-            part = slice(start, start + LABELS_AT_ONCE)
+        at_once = LABELS_AT_ONCE[hidden.device.type]
+        for start in range(0, len(hidden), at_once):
+            part = slice(start, start + at_once)
             logits, wanted = (hidden[part] @ weight.t()).float(), targets[part, None]
             at_target = logits.gather(1, wanted)
             total = logits.logsumexp(1, keepdim=True)
