@@ -4,7 +4,6 @@ One is written beside the run's other files, piece by piece, and put in place by
 processes of a run decide alike when: the first one decides.
 """
 
-import shutil
 import time
 
 import torch
@@ -46,7 +45,7 @@ class Checkpoints(TrainerCallback):
         trainer.accelerator.wait_for_everyone()
         if self.recorder.main:
             self._put_in_place(step, problem)
-        self.written = self.written if problem else step
+        self.written = step  # or tried: the processes must go on alike, whichever of them had no room
         self.due = time.monotonic() + max(SECONDS_BETWEEN, (time.monotonic() - began) / TIME_SHARE)
 
     def _save(self, trainer) -> Exception | None:
@@ -60,22 +59,10 @@ class Checkpoints(TrainerCallback):
         return None
 
     def _put_in_place(self, step: int, problem: Exception | None) -> None:
-        staging = self.run.staging
-        if problem is not None:
-            self.recorder.warn(f"The disk is full: the checkpoint of step {step} is not written ({problem}).")
-        else:
-            older = self.run.checkpoint
-            (staging / f"checkpoint-{step}").rename(self.run.folder / f"checkpoint-{step}")
-            if older:
-                shutil.rmtree(older)
+        if problem is None:
+            (self.run.staging / f"checkpoint-{step}").rename(self.run.folder / f"checkpoint-{step}")
+        self.run.tidy()  # before a word is written, for which a full disk has no room yet
+        if problem is None:
             self.recorder.event("checkpoint", step=step)
-        if staging.exists():
-            shutil.rmtree(staging)
-
-    def clean_up(self, state: str) -> None:
-        """At the end of a run that is over: nothing resumes from one that has finished."""
-        if not self.recorder.main:
-            return
-        if state == "finished" and self.run.checkpoint:
-            shutil.rmtree(self.run.checkpoint)
-        self.run.tidy()
+        else:
+            self.recorder.warn(f"The disk is full: the checkpoint of step {step} is not written ({problem}).")

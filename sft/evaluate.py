@@ -15,7 +15,7 @@ from sft import chat, data
 from sft.chat_format import ChatFormat
 from sft.errors import DataError
 from sft.messages import Conversation
-from sft.runs import Run
+from sft.run import Run
 from sft.tables import read_table
 from sft.trainer import collator_for, to_device, token_losses
 

@@ -12,13 +12,16 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
 
 import psutil
 
 from sft.config import TrainConfig
-from sft.runs import ACTIVE, LOCAL_OWNER, Run, create_run, list_runs
+from sft.errors import RunError
+from sft.run import LOCAL_OWNER, Run
+from sft.runs import create_run, list_runs
 
 _NICENESS = 10
 _MAIN_STARTS_WITHIN = 60.0  # seconds in which the processes of one run all begin
@@ -44,15 +47,8 @@ def resume(run: Run) -> None:
 
 
 def stop(run: Run) -> None:
-    """Asks a run to save and end, which it does within seconds. One that still waits in line has ended at once."""
+    """Asks a run to save and end; see `Run.ask_to_stop`."""
     run.ask_to_stop()
-    if run.written_status().state == "queued":
-        _withdraw(run)  # its process, if there is one, sees this and goes
-
-
-def _withdraw(run: Run) -> None:
-    status = run.written_status()
-    run.set_status("stopped", step=status.step, max_steps=status.max_steps, message="Withdrawn from the line.", pid=0)
 
 
 def reconcile(root: Path) -> None:
@@ -61,15 +57,8 @@ def reconcile(root: Path) -> None:
     For the start of the app. Runs whose process lives go on, and nothing of theirs is touched.
     """
     for run in list_runs(root):
-        status = run.status()
-        if status.active:
-            continue
-        with suppress(OSError):  # a folder that cannot be written tells its readers the same without it
-            run.tidy()
-            if run.written_status().active:
-                run.set_status(
-                    status.state, step=status.step, max_steps=status.max_steps, message=status.message, pid=0
-                )
+        with suppress(RunError):  # a folder that cannot be written tells its readers the same without it
+            run.reconcile()
 
 
 def _hand_over(run: Run) -> None:
@@ -125,50 +114,47 @@ def _spawn() -> subprocess.Popen:
 
 def place(run: Run) -> int:
     """How many runs are ahead of this one in the line; 0 for one that does not wait."""
-    return len(_ahead(run)) if run.status().state == "queued" else 0
+    return len(_ahead(run, list_runs(run.folder.parent))) if run.status().state == "queued" else 0
 
 
 def wait_in_line(run: Run, poll_seconds: float = 0.5) -> bool:
-    """Returns True when no run is ahead any more; False as soon as this one is withdrawn.
+    """Returns True when no run is ahead any more, and this one `preparing`; False as soon as it is withdrawn.
 
     Called by the run's own process.
     """
-    ahead, shown = _ahead(run), None
-    while not run.stop_asked:
+    ahead, shown = _ahead(run, list_runs(run.folder.parent)), None
+    while ahead and not run.stop_asked:
         status = run.written_status()
-        if status.pid != os.getpid() or status.state != "queued":
-            return False  # withdrawn, and by now perhaps resumed by another process
-        if not ahead:
-            return True
+        if status.pid != os.getpid():
+            break
         if len(ahead) != shown:
             shown = len(ahead)
             message = f"Waiting for {shown} earlier {'run' if shown == 1 else 'runs'} to end."
             run.set_status("queued", step=status.step, max_steps=status.max_steps, message=message)
         time.sleep(poll_seconds)
-        ahead = [other for other in ahead if other.status().active]  # nobody comes in ahead later
-    _withdraw(run)
-    return False
+        ahead = _ahead(run, ahead)  # nobody comes in ahead later, but one of them may have gone to the end of the line
+    return run.leave_line()
 
 
 def wait_for_main(run: Run, poll_seconds: float = 0.5) -> bool:
     """What `wait_in_line` returns, in the other processes of the same run, on the main one's machine."""
     heard, deadline = False, time.monotonic() + _MAIN_STARTS_WITHIN
     while True:
-        state = run.status().state
-        if state == "queued":
+        status = run.status()
+        if status.state == "queued":
             heard = True
-        elif state in ACTIVE:
+        elif status.active:
             return True
         elif heard or time.monotonic() > deadline:
             return False
         time.sleep(poll_seconds)
 
 
-def _ahead(run: Run) -> list[Run]:
-    """Runs of the same folder that joined the line earlier and still wait or work."""
+def _ahead(run: Run, others: Iterable[Run]) -> list[Run]:
+    """Those of the others that joined the line earlier and still wait or work."""
     mine = (run.written_status().queued, run.name)
     return [
         other
-        for other in list_runs(run.folder.parent)
+        for other in others
         if (status := other.written_status()).active and (status.queued, other.name) < mine and other.status().active
     ]

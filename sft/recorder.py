@@ -14,7 +14,7 @@ from transformers import TrainerCallback
 
 from sft.errors import RunError
 from sft.prepare import Prepared
-from sft.runs import Run, step_of
+from sft.run import Run, step_of
 from sft.trainer import Trainer
 
 

@@ -5,7 +5,6 @@ to the run folder by `Recorder`; only the main process writes.
 """
 
 import sys
-import traceback
 from pathlib import Path
 
 from peft.utils.error import NoMatchingPeftModuleError
@@ -21,7 +20,7 @@ from sft.config import TrainConfig
 from sft.errors import ConfigError, UserError
 from sft.prepare import Prepared, prepare
 from sft.recorder import Recorder, StopAsked
-from sft.runs import Run
+from sft.run import Run
 from sft.samples import Samples, questions
 from sft.sandbox import guarded
 from sft.trainer import Trainer, collator_for, device_arguments
@@ -45,10 +44,12 @@ def train(config: TrainConfig, run: Run) -> None:
         raise
     except Exception as error:
         refused = failures.told(error, recorder.step)
-        if not refused:
-            traceback.print_exc()
         _fail(recorder, str(refused or f"{type(error).__name__}: {error}"))
-        raise refused or error from error
+        if refused:
+            raise refused from error
+        raise
+    if recorder.main:
+        run.reconcile()  # nothing resumes from a run that has finished
 
 
 def _train(config: TrainConfig, run: Run, recorder: Recorder) -> None:
@@ -77,7 +78,6 @@ def _train(config: TrainConfig, run: Run, recorder: Recorder) -> None:
     recorder.state("saving", "Writing the adapter.")
     save(trainer, chat_format, run)
     recorder.end(state)
-    checkpoints.clean_up(state)
 
 
 def _fit(trainer: Trainer, recorder: Recorder, checkpoints: Checkpoints) -> str:

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import psutil
@@ -12,6 +13,7 @@ import pytest
 from sft import launch
 from sft.config import TrainConfig
 from sft.errors import RunError
+from sft.run import Run
 from sft.runs import create_run
 
 
@@ -142,17 +144,35 @@ def test_one_training_at_a_time_and_the_next_waits_in_line(config, tmp_path):
     assert third.status().state == "stopped" and not third.events("start")
 
 
-def test_a_training_outlives_the_process_that_started_it(config, tmp_path):
+def test_a_run_that_has_gone_to_the_end_of_the_line_is_not_waited_for(config, tmp_path):
+    first, second = create_run(config(), tmp_path, "first"), create_run(config(), tmp_path, "second")
+    first.set_status("training")
+    second.set_status("queued")
+    waiting = threading.Thread(target=launch.wait_in_line, args=(second, 0.5), daemon=True)
+    waiting.start()
+    while "Waiting for 1 earlier run" not in second.written_status().message:
+        time.sleep(0.01)
+    first.set_status("stopped")
+    first.enter_line()  # sooner than the second has seen it end
+    waiting.join(timeout=3)
+    assert second.status().state == "preparing"
+
+
+def test_a_training_outlives_the_app_that_is_killed_and_started_again(config, tmp_path):
     code = (
-        "import sys; from pathlib import Path; from sft import launch; from sft.config import TrainConfig\n"
-        "launch.start(TrainConfig.load(sys.argv[1]), Path(sys.argv[2]), name='orphan')"
+        "import sys, time; from pathlib import Path; from sft import launch; from sft.config import TrainConfig\n"
+        "launch.start(TrainConfig.load(sys.argv[1]), Path(sys.argv[2]), name='orphan'); time.sleep(60)"
     )
     path = tmp_path / "config.yaml"
-    config(max_steps=5).save(path)
-    subprocess.run([sys.executable, "-c", code, str(path), str(tmp_path / "runs")], check=True)
-    from sft.runs import find_run
-
-    run = find_run("orphan", tmp_path / "runs")
+    config(max_steps=100).save(path)
+    app = subprocess.Popen([sys.executable, "-c", code, str(path), str(tmp_path / "runs")])
+    run = Run(tmp_path / "runs" / "orphan")
+    until(run, "training")
+    app.kill()
+    app.wait()
+    launch.reconcile(tmp_path / "runs")  # the app that is started next is another process, as this one is
+    status = run.written_status()
+    assert status.state == "training" and psutil.pid_exists(status.pid)
     assert until(run, "finished", "failed", "interrupted").state == "finished", run.log_tail()
 
 

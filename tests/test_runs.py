@@ -1,6 +1,7 @@
 """The run folder: atomic status, appended events, and what a reader concludes when a process is gone."""
 
 import dataclasses
+import errno
 import json
 import os
 import signal
@@ -245,6 +246,60 @@ def test_a_killed_run_says_what_memory_it_held(tmp_path):
     process.kill()
     process.wait()
     assert "It held 3.1 GB of the" in run.status().message
+
+
+def test_a_run_folder_is_there_whole_or_not_at_all(tmp_path, monkeypatch):
+    """Also where the disk is full, or the process is killed, while it is made or deleted."""
+
+    def full(config, path):
+        path.write_text("model: emb")
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(RunError, match=r"cannot be changed: .*No space left"):
+        patch.setattr(TrainConfig, "save", full)
+        create_run(CONFIG, tmp_path, "one")
+    assert not list(tmp_path.iterdir())
+    (tmp_path / ".aside").mkdir()  # what a kill leaves
+    (tmp_path / ".aside" / "config.yaml").write_text("model: emb")
+    assert not list(list_runs(tmp_path))
+    run = create_run(CONFIG, tmp_path, "one")
+    assert list(tmp_path.iterdir()) == [run.folder]
+    run.set_status("finished")
+    run.delete()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_checkpoint_that_is_superseded_or_needed_no_more_is_removed(tmp_path):
+    run = create_run(CONFIG, tmp_path)
+    for step in (2, 4):  # a kill came between the newer and the removal of the older
+        (run.folder / f"checkpoint-{step}").mkdir()
+        (run.folder / f"checkpoint-{step}" / "trainer_state.json").write_text("{}")
+    run.set_status("failed", step=4)
+    run.reconcile()
+    assert [path.name for path in run.folder.glob("checkpoint*")] == ["checkpoint-4"]
+    run.set_status("finished")
+    run.reconcile()
+    assert not list(run.folder.glob("checkpoint*"))
+
+
+def test_a_run_that_works_is_not_reconciled(tmp_path):
+    run = create_run(CONFIG, tmp_path)
+    run.set_status("training", step=3)
+    run.staging.mkdir()
+    run.reconcile()
+    assert run.staging.is_dir() and run.written_status().state == "training"
+
+
+def test_a_run_leaves_the_line_unless_it_was_withdrawn(tmp_path):
+    run = create_run(CONFIG, tmp_path)
+    run.set_status("queued", step=3)
+    assert run.leave_line() and run.status().state == "preparing" and run.status().step == 3
+    run.ask_to_stop()
+    assert run.stop_asked and run.status().state == "preparing"  # its process hears of it
+    run.set_status("queued")
+    assert not run.leave_line() and run.status().state == "stopped"
+    run.enter_line()  # for another process
+    assert not run.leave_line() and run.status().state == "queued"
 
 
 def test_runs_that_cannot_be_made_say_so(tmp_path):

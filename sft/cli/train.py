@@ -2,12 +2,13 @@
 
 import os
 import sys
+import traceback
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 from sft.cli.options import add_command, add_runs_dir
-from sft.errors import ConfigError, RunError, listed
+from sft.errors import ConfigError, RunError, UserError, listed
 
 
 def add_to(commands) -> None:
@@ -43,12 +44,8 @@ def _may_begin(run, max_steps: int) -> bool:
     if os.environ.get("RANK", "0") != "0":
         return os.environ.get("GROUP_RANK", "0") != "0" or wait_for_main(run)
     print(f"run {run.name} in {run.folder}", flush=True)
-    step = run.written_status().step
-    run.set_status("queued", step=step, max_steps=max_steps)
-    if not wait_in_line(run):
-        return False
-    run.set_status("preparing", step=step, max_steps=max_steps, message="Loading the libraries.")
-    return True
+    run.set_status("queued", step=run.written_status().step, max_steps=max_steps)
+    return wait_in_line(run)
 
 
 def _run_to_train(config, root: Path, options):
@@ -113,6 +110,9 @@ def _log_to(path: Path):
         sys.stdout, sys.stderr = _Tee(out, log), _Tee(err, log)
         try:
             yield
+        except Exception as error:  # told on the terminal by whoever catches it
+            print(f"error: {error}" if isinstance(error, UserError) else traceback.format_exc(), file=log)
+            raise
         finally:
             sys.stdout, sys.stderr = out, err
 
