@@ -7,7 +7,7 @@ import errno
 
 from sft.errors import RunError
 
-_NO_MEMORY = ("can't allocate memory", "not enough memory", "CUDA out of memory")
+_NO_MEMORY = ("allocate memory", "not enough memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
 _NO_SPACE = ("No space left on device", "Disk quota exceeded", "PytorchStreamWriter failed")
 _READ_ONLY = ("Read-only file system", "Permission denied")
 

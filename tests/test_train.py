@@ -132,7 +132,7 @@ def test_a_run_stopped_before_its_first_step_has_no_adapter(config, tmp_path):
     run.ask_to_stop()
     train(config(), run)
     assert run.status().state == "stopped"
-    assert not run.has_result
+    assert not run.has_result and not run.staging.exists()
 
 
 @pytest.mark.parametrize(
@@ -161,6 +161,22 @@ def test_a_run_that_diverges_fails_and_says_so(config, tmp_path):
     assert run.status().state == "failed"
     assert "Lower the learning rate" in run.status().message
     assert "NaN" not in (run.folder / "events.jsonl").read_text()
+
+
+def test_a_run_that_gets_no_memory_says_what_to_change_and_can_be_resumed(config, tmp_path, monkeypatch):
+    from sft import trainer
+
+    plain, calls = trainer.token_losses, iter([False] * 2 + [True])
+    settings = config(eval_strategy="no", eval_share=None)
+    run = create_run(settings, tmp_path)
+    with monkeypatch.context() as patch, pytest.raises(RunError, match="Out of memory at step 2"):
+        patch.setattr(trainer, "token_losses", lambda *of: torch.empty(2**50) if next(calls) else plain(*of))
+        train(settings, run)
+    assert run.status().state == "failed" and "Lower per_device_train_batch_size" in run.status().message
+    assert run.resumable and not run.staging.exists()
+    run.enter_line()
+    train(settings, run)
+    assert run.status().state == "finished"
 
 
 def test_a_row_that_the_template_refuses_is_named_or_skipped(config, tmp_path, tiny_model, write_rows):
