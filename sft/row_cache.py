@@ -7,6 +7,7 @@ dies; so a kill leaves only what the next run clears away.
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -65,6 +66,9 @@ def _fill(home: Path, build: Callable[[Path], None]) -> None:
 
 def _prune(prepared: Path) -> None:
     """A run that still reads a deleted folder keeps its files until it ends."""
-    by_use = sorted(prepared.iterdir(), key=lambda home: home.stat().st_mtime, reverse=True)
-    for home in by_use[KEPT:]:
+    used = {}
+    for home in prepared.iterdir():
+        with suppress(FileNotFoundError):  # another process prunes too
+            used[home] = home.stat().st_mtime
+    for home in sorted(used, key=used.get, reverse=True)[KEPT:]:
         shutil.rmtree(home, ignore_errors=True)
