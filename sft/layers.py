@@ -156,7 +156,10 @@ def _matrices(linears: list[nn.Module]):
 def speed_up(model: nn.Module) -> int:
     """Lets the decoder layers of a PEFT model go the short way where that is exact. Returns how many do."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    if base.config.model_type not in LAYERS or base.device.type != "cpu":
+    config = base.config
+    if config.model_type not in LAYERS or config.hidden_act != "silu" or config.attention_dropout:
+        return 0
+    if base.device.type != "cpu":
         return 0
     fast = [layer for layer in base.get_decoder().layers if _is_plain(layer)]
     for layer in fast:

@@ -24,6 +24,7 @@ from sft.layers import speed_up
 
 EXACT = {"llama", "qwen2", "qwen3"}  # architectures on which tests hold the flat layout against each row alone
 TOKENS_AT_ONCE = {"cpu": 640, "cuda": 4096}  # in a micro-batch: enough to keep the device busy, few enough to fit
+AFTER_HEAD = ("final_logit_softcapping", "logits_scaling", "logit_scale")  # settings that change what a head gives
 LABELS_AT_ONCE = {"cpu": 128, "cuda": 1024}  # through the head: 49,152 logits for each, 4 bytes a piece
 
 
@@ -80,7 +81,7 @@ def token_losses(model, part: dict[str, torch.Tensor]) -> torch.Tensor:
         logits = model(input_ids=part["input_ids"], attention_mask=part["attention_mask"], use_cache=False).logits
         return F.cross_entropy(logits[labelled].float(), targets[labelled], reduction="none")
     wanted = targets[labelled]
-    with _losses_for_logits(_head(model), wanted) as replaced:
+    with _losses_for_logits(_unwrapped(model), wanted) as replaced:
         output = model(
             input_ids=part["input_ids"],
             position_ids=part["position_ids"],
@@ -94,16 +95,18 @@ def token_losses(model, part: dict[str, torch.Tensor]) -> torch.Tensor:
     return output if replaced else F.cross_entropy(output.float(), wanted, reduction="none")
 
 
-def _head(model) -> nn.Module:
+def _unwrapped(model) -> nn.Module:
     while not hasattr(model, "get_output_embeddings"):  # DistributedDataParallel
         model = model.module
-    return model.get_output_embeddings()
+    return model
 
 
 @contextmanager
-def _losses_for_logits(head: nn.Module, targets: torch.Tensor):
+def _losses_for_logits(model, targets: torch.Tensor):
     """Lets a frozen head give losses instead of logits, so that the logits of all labels never stand side by side."""
-    if type(head) is not nn.Linear or head.bias is not None or head.weight.requires_grad:
+    head = model.get_output_embeddings()
+    changed = any(getattr(model.config, name, None) for name in AFTER_HEAD)
+    if changed or type(head) is not nn.Linear or head.bias is not None or head.weight.requires_grad:
         yield False
         return
     head.forward = lambda hidden: _TokenLosses.apply(hidden[0], head.weight, targets)[None]

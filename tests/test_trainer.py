@@ -117,6 +117,21 @@ def test_layers_with_anything_else_stay_as_they_are(settings):
     assert speed_up(model) == 0
 
 
+@pytest.mark.parametrize("settings", [{"attention_dropout": 0.1}, {"hidden_act": "gelu"}], ids=lambda value: str(value))
+def test_models_with_anything_else_keep_their_layers(settings):
+    assert speed_up(with_lora(small("llama", **settings))) == 0
+
+
+def test_what_a_model_does_to_its_logits_is_part_of_the_loss():
+    model = with_lora(small("nanochat", final_logit_softcapping=30.0))
+    rows = random_rows(random.Random(5), 4, 3)
+    expected = plain_losses(model, rows)
+    wanted = gradients(model, expected)
+    found = losses_of(model, collator_for(model, rows)(rows))
+    assert torch.allclose(found.double().sort().values, expected.sort().values, atol=1e-5)
+    assert close(gradients(model, found), wanted)
+
+
 def test_whole_models_are_trained_the_plain_way():
     model = small("llama")
     rows = random_rows(random.Random(1), 4, 3)
