@@ -63,17 +63,14 @@ def reconcile(root: Path) -> None:
 
 def _hand_over(run: Run) -> None:
     """Tells a process of its own, which stands by or is started, to carry out the run."""
-    root, status = run.folder.parent, run.written_status()
     config = str(run.folder / "config.yaml")
     task = {
-        "command": ["train", config, "--run-name", run.name, "--runs-dir", str(root)],
+        "command": ["train", config, "--run-name", run.name, "--runs-dir", str(run.folder.parent)],
         "log": str(run.log_file.resolve()),
     }
     process = _take_standby()
     # Before the process hears of it, so that nobody takes the run for dead while the process still imports.
-    run.set_status(
-        "queued", step=status.step, max_steps=status.max_steps, message="Loading the libraries.", pid=process.pid
-    )
+    run.set_status("queued", message="Loading the libraries.", pid=process.pid)
     with suppress(BrokenPipeError):  # it has just died: the run's status says so to every reader
         process.stdin.write(json.dumps(task).encode() + b"\n")
         process.stdin.close()
@@ -124,13 +121,12 @@ def wait_in_line(run: Run, poll_seconds: float = 0.5) -> bool:
     """
     ahead, shown = _ahead(run, list_runs(run.folder.parent)), None
     while ahead and not run.stop_asked:
-        status = run.written_status()
-        if status.pid != os.getpid():
+        if run.written_status().pid != os.getpid():
             break
         if len(ahead) != shown:
             shown = len(ahead)
             message = f"Waiting for {shown} earlier {'run' if shown == 1 else 'runs'} to end."
-            run.set_status("queued", step=status.step, max_steps=status.max_steps, message=message)
+            run.set_status("queued", message=message)
         time.sleep(poll_seconds)
         ahead = _ahead(run, ahead)  # nobody comes in ahead later, but one of them may have gone to the end of the line
     return run.leave_line()

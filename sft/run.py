@@ -161,9 +161,9 @@ class Run:
             if (status.state, status.pid) != ("queued", os.getpid()):
                 return False  # withdrawn, and by now perhaps resumed by another process
             if self.stop_asked:
-                self._withdraw(status)
+                self._withdraw()
                 return False
-            self.set_status("preparing", step=status.step, max_steps=status.max_steps, message="Loading the libraries.")
+            self.set_status("preparing", message="Loading the libraries.")
             return True
 
     def ask_to_stop(self) -> None:
@@ -171,14 +171,11 @@ class Run:
         its process, if there is one, sees this and goes."""
         with locked(self.folder.parent):
             (self.folder / "stop").touch()
-            status = self.written_status()
-            if status.state == "queued":
-                self._withdraw(status)
+            if self.written_status().state == "queued":
+                self._withdraw()
 
-    def _withdraw(self, status: Status) -> None:
-        self.set_status(
-            "stopped", step=status.step, max_steps=status.max_steps, message="Withdrawn from the line.", pid=0
-        )
+    def _withdraw(self) -> None:
+        self.set_status("stopped", message="Withdrawn from the line.", pid=0)
 
     @property
     def stop_asked(self) -> bool:
@@ -193,9 +190,7 @@ class Run:
                 return
             self.tidy()
             if self.written_status().active:
-                self.set_status(
-                    status.state, step=status.step, max_steps=status.max_steps, message=status.message, pid=0
-                )
+                self.set_status(status.state, message=status.message, pid=0)
 
     def tidy(self) -> None:
         """Removes what is half-written or superseded; a result that had to give way comes back.

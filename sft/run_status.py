@@ -3,7 +3,7 @@
 import json
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import psutil
@@ -61,28 +61,26 @@ def write_status(
     folder: Path,
     state: str,
     *,
-    step: int = 0,
-    max_steps: int = 0,
     message: str = "",
     pid: int | None = None,
+    step: int | None = None,
+    max_steps: int | None = None,
     queued: float | None = None,
 ) -> None:
-    """Replaces the status. `pid` is the process that works on the run: this one, unless another is given.
-
-    0 stands for none. `queued` is kept unless it is given.
-    """
+    """Replaces the status. `pid` is the process that works on the run: this one, unless another is given; 0 stands for
+    none. Steps and place in line are kept unless they are given."""
     now, before = time.time(), read_status(folder)
     process = None if pid == 0 else psutil.Process(pid)
-    status = Status(
-        state,
-        step,
-        max_steps,
-        process.pid if process else None,
-        process.create_time() if process else None,
-        queued or before.queued,
-        before.started or now,
-        now,
-        message,
+    given = {"step": step, "max_steps": max_steps, "queued": queued}
+    status = replace(
+        before,
+        state=state,
+        message=message,
+        pid=process and process.pid,
+        process_started=process and process.create_time(),
+        started=before.started or now,
+        updated=now,
+        **{name: value for name, value in given.items() if value is not None},
     )
     temporary = folder / f".status-{os.getpid()}.json"
     temporary.write_text(json.dumps(vars(status)), encoding="utf-8")

@@ -128,7 +128,26 @@ def build_trainer(config: TrainConfig, model, chat_format: ChatFormat, prepared:
     tokenizer = chat_format.tokenizer
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token  # never used: flat batches have no padding
-    arguments = SFTConfig(
+    try:
+        return Trainer(
+            model=model.float() if config.finetuning_type == "full" else model,  # bfloat16 would lose small steps
+            args=_arguments(config, prepared, staging),
+            train_dataset=prepared.train,
+            eval_dataset=prepared.held_out,
+            processing_class=tokenizer,
+            peft_config=adapter_config(config, model, tokenizer),
+            data_collator=collator_for(model, prepared.sample()),
+            stop_token_ids=chat_format.stop_token_ids,
+        )
+    except NoMatchingPeftModuleError:
+        raise ConfigError(
+            f"target_modules {config.target_modules!r} names no layer of {config.model}.",
+            "Write all-linear, or names such as q_proj,v_proj.",
+        ) from None
+
+
+def _arguments(config: TrainConfig, prepared: Prepared, staging: Path) -> SFTConfig:
+    return SFTConfig(
         output_dir=str(staging),
         max_steps=config.max_steps,
         per_device_train_batch_size=config.per_device_train_batch_size,
@@ -154,22 +173,6 @@ def build_trainer(config: TrainConfig, model, chat_format: ChatFormat, prepared:
         dataset_kwargs={"skip_prepare_dataset": True},
         **device_arguments(),
     )
-    try:
-        return Trainer(
-            model=model.float() if config.finetuning_type == "full" else model,  # bfloat16 would lose small steps
-            args=arguments,
-            train_dataset=prepared.train,
-            eval_dataset=prepared.held_out,
-            processing_class=tokenizer,
-            peft_config=adapter_config(config, model, tokenizer),
-            data_collator=collator_for(model, prepared.sample()),
-            stop_token_ids=chat_format.stop_token_ids,
-        )
-    except NoMatchingPeftModuleError:
-        raise ConfigError(
-            f"target_modules {config.target_modules!r} names no layer of {config.model}.",
-            "Write all-linear, or names such as q_proj,v_proj.",
-        ) from None
 
 
 def _check_tracker(name: str) -> None:

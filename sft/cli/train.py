@@ -28,7 +28,7 @@ def _train(options) -> int:
     config = TrainConfig.load(options.config, options.set)
     run = _run_to_train(config, root, options)
     with _log_to(run.log_file):
-        if not _may_begin(run, config.max_steps):
+        if not _may_begin(run):
             print(f"the run {run.name} was withdrawn from the line", flush=True)
             return 0
         from sft.train import train
@@ -37,14 +37,14 @@ def _train(options) -> int:
     return 0
 
 
-def _may_begin(run, max_steps: int) -> bool:
+def _may_begin(run) -> bool:
     """Waits until it is this run's turn; False where it is withdrawn before."""
     from sft.launch import wait_for_main, wait_in_line
 
     if os.environ.get("RANK", "0") != "0":
         return os.environ.get("GROUP_RANK", "0") != "0" or wait_for_main(run)
     print(f"run {run.name} in {run.folder}", flush=True)
-    run.set_status("queued", step=run.written_status().step, max_steps=max_steps)
+    run.set_status("queued")
     return wait_in_line(run)
 
 
