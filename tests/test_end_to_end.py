@@ -50,7 +50,7 @@ def test_both_panes_are_what_they_say(runs_dir, embedded_model):
     form = ChatFormat.of(models.load_tokenizer(embedded_model))
     base = models.load_base(embedded_model)
     held_out = data.usable(tables.read_table("examples/support-json.eval.jsonl"))[0]
-    asked = [row.messages[1]["content"] for row in held_out[:1]] + ["What is the capital of France?"]
+    asked = [held_out[0].messages[1]["content"], "What is the capital of France?"]
 
     def alone(model, prompt):
         ids = torch.tensor([prompt])

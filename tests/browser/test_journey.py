@@ -60,7 +60,7 @@ def test_from_start_to_two_replies(page, app):
 
 def test_a_run_outlives_the_app_and_a_crash_is_told_within_five_seconds(page, app):
     start(page, 5000)
-    expect(page.locator(".run-head")).to_contain_text(re.compile(r"step [1-9]\d* of 5000"), timeout=60_000)
+    expect(page.locator(".run-head")).to_contain_text(re.compile(r"step [1-9]\d* of 5,000"), timeout=60_000)
     run = next(run for run in list_runs(app.runs) if run.status().max_steps == 5000)
     app.stop()
     step = run.status().step
@@ -68,7 +68,7 @@ def test_a_run_outlives_the_app_and_a_crash_is_told_within_five_seconds(page, ap
     page.reload()
     page.locator(".banner.ready").wait_for(timeout=60_000)
     open_tab(page, "Tune")
-    expect(page.locator(".run-head")).to_contain_text("of 5000")
+    expect(page.locator(".run-head")).to_contain_text("of 5,000")
     assert run.status().step >= step
     os.kill(run.status().pid, signal.SIGKILL)
     expect(page.locator(".state")).to_have_text("interrupted", timeout=5_000)
@@ -77,7 +77,7 @@ def test_a_run_outlives_the_app_and_a_crash_is_told_within_five_seconds(page, ap
 
 def test_stop_keeps_the_adapter(page, app):
     start(page, 4000)
-    expect(page.locator(".run-head")).to_contain_text(re.compile(r"step [1-9]\d* of 4000"), timeout=60_000)
+    expect(page.locator(".run-head")).to_contain_text(re.compile(r"step [1-9]\d* of 4,000"), timeout=60_000)
     page.locator("#stop-tuning").click()
     expect(page.locator(".state")).to_have_text("stopped", timeout=30_000)
     expect(page.locator(".run .done")).to_contain_text("The adapter is in")
