@@ -5,6 +5,7 @@ import dataclasses
 import json
 import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -102,7 +103,11 @@ def test_changes_start_a_forecast_only_where_it_is_cheap(command):
     assert forecasts.CHANGED in cards(forecasts.changed(page, *other))[-1]
 
 
-def test_typing_starts_one_forecast_and_a_change_ends_the_one_under_way(command, tmp_path):
+async def collect(steps):
+    return [card async for card in steps]
+
+
+def test_typing_starts_one_forecast(command, tmp_path):
     started = tmp_path / "started"
     code = f"with open({str(started)!r}, 'a') as file: file.write('x')\n"
     command(f"{code}print({json.dumps(json.dumps(TOLD))})")
@@ -113,27 +118,34 @@ def test_typing_starts_one_forecast_and_a_change_ends_the_one_under_way(command,
         steps = [collect(forecasts.changed(page, *FORM)) for _ in range(10)]
         return await asyncio.gather(*steps)
 
-    async def collect(steps):
-        return [card async for card in steps]
-
     shown = asyncio.run(typed())
     assert sum(isinstance(each[0], dict) for each in shown) == 9  # skips: only the last change is followed
     assert "about 2 min 40 s" in shown[-1][-1]
     assert started.read_text() == "xx"
 
-    command(f"{code}time.sleep(60)")
+
+@pytest.mark.parametrize("what", ["a change", "a training"])
+def test_a_forecast_under_way_ends_with_all_that_it_wrote(command, tmp_path, what):
+    scratch = tmp_path / "scratch"
+    command(f"import tempfile\npathlib.Path({str(scratch)!r}).write_text(tempfile.mkdtemp())\ntime.sleep(60)")
+    page = forecasts.Page()
 
     async def interrupted():
         slow = asyncio.ensure_future(collect(forecasts.asked(page, *FORM)))
-        while started.read_text() != "xxx":
+        while not (scratch.is_file() and scratch.read_text()):
             await asyncio.sleep(0.05)
-        page.check(settings.config_of(*FORM))  # Start is pressed
-        return await slow
+        if what == "a change":
+            return await collect(forecasts.changed(page, "embedded", True, *FORM[2:])), await slow
+        create_run(settings.config_of(*FORM), tmp_path / "runs", owner="alice")  # on whichever page Start is pressed
+        return (await slow,)
 
     began = time.monotonic()
-    assert len(asyncio.run(interrupted())) == 1
+    shown, *slow = asyncio.run(interrupted())
     assert time.monotonic() - began < 10
+    assert (forecasts.CHANGED if what == "a change" else forecasts.BUSY) in shown[-1]
+    assert all(len(cards) == 1 for cards in slow)  # what was given up does not paint over what came after
     assert not [child for child in psutil.Process().children() if "time.sleep(60)" in " ".join(child.cmdline())]
+    assert not Path(scratch.read_text()).exists()
 
 
 def test_the_command_tells_what_the_card_shows():

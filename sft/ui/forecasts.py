@@ -43,7 +43,7 @@ class Page:
     """What one visitor's page asked last. It is not exchanged but changed, so that a process that runs sees it."""
 
     number = 0  # of the request; an older one is given up
-    shown = False  # whether there is a forecast to become old
+    shown = False  # whether the card tells something that becomes old
     refused: tuple[TrainConfig, str, str] | None = None  # a config, why it will not do, and what to change
 
     def next(self) -> int:
@@ -51,10 +51,10 @@ class Page:
         return self.number
 
     def check(self, config: TrainConfig) -> None:
-        """Raises ConfigError for a config that the forecast refused. Gives up a forecast that is under way."""
-        self.next()
+        """Raises ConfigError for a config that the forecast refused."""
         if self.refused and self.refused[0] == config:
-            raise ConfigError(*self.refused[1:])
+            _, message, hint = self.refused
+            raise ConfigError(message, f"{hint} Where that has changed since, ask for the forecast again.")
 
 
 def build(whole_form: list, changes: list[Callable]) -> dict:
@@ -70,7 +70,7 @@ def build(whole_form: list, changes: list[Callable]) -> dict:
 
 async def asked(page: Page, *values) -> AsyncIterator[str]:
     """The card while the forecast is made, and then what it says."""
-    mine, page.refused = page.next(), None
+    mine, page.refused, page.shown = page.next(), None, True
     try:
         config = await asyncio.to_thread(config_of, *values)
         yield paint.loading(RECKONING if _kind(config) in _measured else MEASURING)
@@ -79,7 +79,6 @@ async def asked(page: Page, *values) -> AsyncIterator[str]:
     except UserError as error:
         card = paint.problem("No forecast", error.message, error.hint)
     if page.number == mine:
-        page.shown = True
         yield card
 
 
@@ -103,9 +102,11 @@ async def changed(page: Page, *values) -> AsyncIterator:
 
 async def _forecast(page: Page, mine: int, config: TrainConfig) -> str:
     """The card that says what is to be expected. Raises UserError where the command refuses for another reason."""
-    if await asyncio.to_thread(lambda: any(run.status().active for run in list_runs(runs_dir()))):
+    if await asyncio.to_thread(_training):
         return paint.empty(BUSY)
     status, said, complaint = await _run(page, mine, config)
+    if status < 0 and await asyncio.to_thread(_training):
+        return paint.empty(BUSY)
     if status == 0:
         _measured.add(_kind(config))
         return told(json.loads(said))
@@ -117,22 +118,33 @@ async def _forecast(page: Page, mine: int, config: TrainConfig) -> str:
 
 
 async def _run(page: Page, mine: int, config: TrainConfig) -> tuple[int, str, str]:
-    """Exit status, output and complaint of the command; it is ended when the page asks for something else."""
-    with tempfile.TemporaryDirectory() as folder:
+    """Exit status, output and complaint of the command. It is ended when the page asks for something else, and when a
+    training begins, beside which the machine would be measured as slower than it is: that would be kept."""
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         path, said, complaint = (Path(folder) / name for name in ("config.yaml", "said", "complaint"))
         config.save(path)
         with said.open("wb") as output, complaint.open("wb") as errors:
             # A session of its own, so that what it starts to measure with ends with it.
-            process = subprocess.Popen([*COMMAND, path], stdout=output, stderr=errors, start_new_session=True)
+            process = subprocess.Popen(
+                [*COMMAND, path],
+                stdout=output,
+                stderr=errors,
+                env={**os.environ, "TMPDIR": folder},  # checkpoints that it writes are gone too where it is ended
+                start_new_session=True,
+            )
         psutil.Process(process.pid).nice(_NICENESS)
         try:
-            while process.poll() is None and page.number == mine:
-                await asyncio.sleep(0.2)
+            while process.poll() is None and page.number == mine and not await asyncio.to_thread(_training):
+                await asyncio.sleep(0.5)
         finally:
             if process.poll() is None:
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         return process.returncode, said.read_text(), complaint.read_text()
+
+
+def _training() -> bool:
+    return any(run.status().active for run in list_runs(runs_dir()))
 
 
 def _kind(config: TrainConfig) -> tuple:
