@@ -50,6 +50,7 @@ def estimate(config: TrainConfig, folder: Path, tokens: int) -> int:
     `tokens` in one micro-batch."""
     known = shapes(folder)
     about = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    about = about.get("text_config") or about  # of a model that sees too
     linear = {name: shape for name, shape in known.items() if _is_linear(shape, about.get("vocab_size"))}
     total = sum(map(math.prod, known.values()))
     full = config.finetuning_type == "full"

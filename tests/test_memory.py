@@ -1,5 +1,6 @@
 """What fits into memory, known from file headers, and what is said where it does not."""
 
+import json
 import math
 from dataclasses import replace
 
@@ -18,6 +19,13 @@ def config(tiny_model):
 def test_shapes_are_those_of_the_loaded_model(tiny_model):
     found = memory.shapes(tiny_model)
     assert {name: tuple(p.shape) for name, p in models.load_base(tiny_model).named_parameters()} == found
+
+
+def test_a_model_that_sees_too_is_known_by_the_config_of_its_text(config, tiny_model, tmp_path):
+    about = json.loads((tiny_model / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({"text_config": about}))
+    (tmp_path / "model.safetensors").symlink_to(tiny_model / "model.safetensors")
+    assert memory.estimate(config, tmp_path, 100) == memory.estimate(config, tiny_model, 100)
 
 
 def test_full_fine_tuning_needs_sixteen_bytes_a_weight_and_lora_four(config, tiny_model):
