@@ -24,7 +24,9 @@ from sft.errors import ModelError
 
 # What of a config changes how fast it trains and what that takes, apart from the rows.
 SETTINGS = ("finetuning_type", "lora_r", "target_modules", "trainable_token_indices")
-CODE = ("trainer.py", "batches.py", "attention.py", "layers.py", "greedy.py", "measure.py")  # of it too
+CODE = (  # of it too
+    "trainer.py", "batches.py", "attention.py", "layers.py", "greedy.py", "measure.py", "calibration.py",
+)  # fmt: skip
 PACKAGES = ("torch", "transformers", "trl", "peft")
 SECONDS = 40  # on two slow cores; for the progress shown only
 

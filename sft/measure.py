@@ -123,13 +123,13 @@ def _timed(work) -> float:
 
 
 class Watch(TrainerCallback):
-    """Seconds of each step, the peak of memory in it, and what was held after it.
+    """Seconds of each step and the peak of memory in it.
 
     A CPU has no counter of peak memory that can be set back, so a thread looks every few milliseconds.
     """
 
     def __init__(self):
-        self.seconds, self.peaks, self.held = [], [], []
+        self.seconds, self.peaks = [], []
         self.began, self.most = 0.0, 0
         self.ended = threading.Event()
         self.thread = threading.Thread(target=self._look, daemon=True)
@@ -162,7 +162,6 @@ class Watch(TrainerCallback):
         now = time.perf_counter()
         self.seconds.append(now - self.began)
         self.began = now
-        self.held.append(_held())
         self.peaks.append(self.peak())
 
 
