@@ -10,6 +10,7 @@ from pathlib import Path
 
 import torch
 from accelerate.data_loader import SeedableRandomSampler
+from torch.utils.data import DataLoader
 
 from sft import memory, models
 from sft.batches import FlatCollator, PaddedCollator
@@ -113,9 +114,7 @@ def order(rows: int, seed: int, epoch: int) -> list[int]:
 def _held_out(config: TrainConfig, prepared: Prepared, costs: Calibration) -> float:
     if not prepared.held_out or config.eval_strategy == "no":
         return 0.0
-    rows = [prepared.held_out[at] for at in range(len(prepared.held_out))]
-    collate = _collator(costs)
-    batches = [collate(rows[start : start + EVAL_BATCH]) for start in range(0, len(rows), EVAL_BATCH)]
+    batches = DataLoader(prepared.held_out, batch_size=EVAL_BATCH, collate_fn=_collator(costs))
     measurements = -(-config.max_steps // config.eval_steps)  # one is at the end in any case
     return measurements * sum(map(costs.forward_seconds, batches))
 
