@@ -5,7 +5,6 @@ import traceback
 
 from sft import launch, models, sandbox
 from sft.errors import UserError
-from sft.runs import runs_dir
 from sft.ui import paint
 
 
@@ -41,7 +40,6 @@ class Readiness:
             self._thread.start()
 
     def _work(self) -> None:
-        launch.reconcile(runs_dir())
         try:
             self._prepare_default()
             self.ready = True
