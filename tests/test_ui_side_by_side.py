@@ -162,6 +162,12 @@ def again(config):
 def test_the_form_filled_from_a_run_describes_the_same_run(runs, changes):
     config = replace(CONFIG, **changes)
     assert again(config) == config
+    assert settings.not_taken_over(config) == []
+
+
+def test_settings_that_the_form_has_no_place_for_are_named():
+    config = replace(CONFIG, chat_template="plain", eval_dataset=None, eval_share=0.2)
+    assert settings.not_taken_over(config) == ["chat_template", "eval_dataset", "eval_share"]
 
 
 def test_an_upload_is_found_again_and_one_that_is_gone_is_told(runs, write_rows):

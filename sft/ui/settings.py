@@ -1,11 +1,11 @@
 """The form of a training: its fields, the config that they describe, and back from a run's config to the fields."""
 
-import shutil
-import tempfile
 from dataclasses import fields
 from pathlib import Path
 
 import gradio as gr
+from gradio.processing_utils import save_file_to_cache
+from gradio.utils import get_upload_folder
 
 from sft.config import TrainConfig, read_yaml
 from sft.errors import DataError
@@ -110,6 +110,12 @@ def learns_chatml(config: TrainConfig) -> bool:
     return all(getattr(config, name) == value for name, value in CHATML.items())
 
 
+def not_taken_over(config: TrainConfig) -> list[str]:
+    """The settings of a run for which the form, filled from it, has no place."""
+    again = config_of(config.model, learns_chatml(config), *settings_of(config), *source_of(config))
+    return [name for name in FIELDS if name != "dataset" and getattr(again, name) != getattr(config, name)]
+
+
 def source_of(config: TrainConfig) -> list:
     """The fields that name a run's data: kind, example, upload, Hub id, its configuration, its split."""
     example = next((name for name, path in DATA.items() if str(path) == config.dataset), None)
@@ -124,4 +130,4 @@ def _uploaded(path: Path) -> str:
     """A copy where Gradio takes files from; its content, and so its run's data, are the same."""
     if not path.is_file():
         raise DataError(f"The file of this run, {path.name}, is not there any more.", "Choose other data.")
-    return shutil.copy(path, tempfile.mkdtemp())
+    return save_file_to_cache(path, get_upload_folder())

@@ -69,7 +69,10 @@ def build(owner_st: gr.State) -> dict:
         """The settings and the data of a run, back in the form."""
         run = side_by_side.only(owner, ticked)
         config = run.config()
-        gr.Info(paint.escape(f"The form holds the settings of {run.name} now. Change what you like, then press Start."))
+        lost = form.not_taken_over(config)
+        but = f" It has no place for {', '.join(lost)}, which are as for every new run." if lost else ""
+        said = f"The form holds the settings of {run.name} now.{but} Change what you like, then press Start."
+        gr.Info(paint.escape(said))
         return [config.model, form.learns_chatml(config), *form.settings_of(config), *form.source_of(config)]
 
     source_rd.change(_shown, source_rd, [example_dd, upload_fl, hub_row], **_QUIET)
