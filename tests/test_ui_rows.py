@@ -15,7 +15,7 @@ from sft.evaluate import held_out_rows
 from sft.origins import Span
 from sft.runs import create_run
 from sft.shapes import shape_of
-from sft.ui import chat, checks, inputs, mapping, row_views, rows, sources, tune
+from sft.ui import chat, checks, inputs, mapping, row_views, rows, settings, sources
 from sft.ui.checks import Check, Progress, check_of
 from sft.ui.inputs import format_of
 from sft.ui.sources import Source, table_of
@@ -93,7 +93,7 @@ def test_an_upload_that_could_not_be_copied_leaves_nothing_behind(runs, write_ro
         patch.setattr(sources.shutil, "copyfile", half)
         with pytest.raises(OSError, match="disk full"):
             sources.keep(path)
-    assert not [file for file in (runs / "uploads").rglob("*") if file.is_file()]
+    assert not [file for file in (runs / ".uploads").rglob("*") if file.is_file()]
     assert sources.keep(path).read_text() == path.read_text()
 
 
@@ -308,11 +308,11 @@ def test_a_column_of_whole_conversations_is_offered_and_needs_no_other(write_row
 def test_a_run_is_started_with_the_columns_and_their_mistakes_are_told(runs, write_rows):
     upload = ("Upload", None, str(write_rows(MAPPED)), "", "", "")
     with pytest.raises(DataError, match="no shape is known"):
-        tune.make_config("embedded", {"columns": ""}, *upload)
+        settings.make_config("embedded", {"columns": ""}, *upload)
     columns = "user=Frage, assistant=Antwort"
-    assert tune.make_config("embedded", {"columns": columns}, *upload).columns == columns
+    assert settings.make_config("embedded", {"columns": columns}, *upload).columns == columns
     with pytest.raises(ConfigError, match="there is no column 'Fragen'"):
-        tune.make_config("embedded", {"columns": "user=Fragen, assistant=Antwort"}, *upload)
+        settings.make_config("embedded", {"columns": "user=Fragen, assistant=Antwort"}, *upload)
 
 
 def test_columns_of_a_run_hold_for_its_system_message_and_for_other_held_out_rows(runs, write_rows):

@@ -47,7 +47,7 @@ def keep(upload: Path) -> Path:
     """The uploaded file under a name that outlives the page, so that its run can be run again."""
     with upload.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()[:12]
-    kept = runs_dir() / "uploads" / digest / upload.name
+    kept = runs_dir() / ".uploads" / digest / upload.name  # no run can have this name, be renamed to it and deleted
     if not kept.exists():
         kept.parent.mkdir(parents=True, exist_ok=True)
         # Under its final name only when whole: a copy that was killed would be taken for the file ever after.
