@@ -38,18 +38,17 @@ def test_time_counts_from_the_last_start_of_training(run, monkeypatch):
     assert "elapsed" not in run_card.run_card(run)
     monkeypatch.setattr(run_card.time, "time", lambda: 130.0)
     training = dataclasses.replace(run.status(), state="training", step=12)
-    before = [
-        {"kind": "start", **START, "time": 1.0},
-        {"kind": "log", "step": 9, "loss": 1, "tokens": 9, "seconds": 90.0},
-    ]
-    start = {"kind": "start", **START, "resumed_from": 10}
-    logs = [{"kind": "log", "step": step, "loss": 1, "tokens": 9, "seconds": step - 9.0} for step in (11, 12)]
-    card = run_card.run_card(run, training, [*before, start, *logs])
+    run.append_event("start", **START | {"time": 1.0})
+    run.append_event("log", step=9, loss=1, tokens=9, seconds=90.0)
+    run.append_event("start", **START | {"resumed_from": 10})
+    for step in (11, 12):
+        run.append_event("log", step=step, loss=1, tokens=9, seconds=step - 9.0)
+    card = run_card.run_card(run, training)
     assert "<dt>elapsed</dt><dd>0:30</dd>" in card
     assert "<dt>remaining</dt><dd>about 0:28</dd>" in card  # a second a step, as since the resume
     finished = dataclasses.replace(training, state="finished")
-    end = {"kind": "end", "time": 142.0}
-    assert "<dt>took</dt><dd>0:42</dd>" in run_card.run_card(run, finished, [*before, start, *logs, end])
+    run.append_event("end", time=142.0)
+    assert "<dt>took</dt><dd>0:42</dd>" in run_card.run_card(run, finished)
 
 
 def test_the_figures_tell_the_stop_token_apart(run):

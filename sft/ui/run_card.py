@@ -9,10 +9,10 @@ from sft.ui.paint import clock, escape, progress_bar
 SHOWN_AS = {"queued": "in line"}  # where the state's own name would tell a person less
 
 
-def run_card(run: Run, status: Status | None = None, events: list[dict] | None = None) -> str:
-    """The card as HTML. What the caller has read already is not read again."""
+def run_card(run: Run, status: Status | None = None) -> str:
+    """The card as HTML. A status that the caller has read already is not read again."""
     status = status or run.status()
-    events = run.events() if events is None else events
+    events = run.events()
     cells = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in _figures(status, events))
     done = status.step / status.max_steps if status.max_steps else 0
     step = "" if status.state == "queued" else f"<span>step {status.step:,} of {status.max_steps:,}</span>"
