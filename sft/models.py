@@ -208,7 +208,7 @@ def load_base(folder: Path):
 
     disable_progress_bar()  # bars of a second would fill the log
     cuda = torch.cuda.is_available()
-    dtype = torch.bfloat16 if cuda and torch.cuda.is_bf16_supported() else torch.float32
+    dtype = torch.bfloat16 if cuda and torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             folder,

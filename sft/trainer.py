@@ -149,7 +149,7 @@ def device_arguments() -> dict:
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     return {
         "use_cpu": not on_gpu,
-        "bf16": on_gpu and torch.cuda.is_bf16_supported(),
+        "bf16": on_gpu and torch.cuda.is_bf16_supported(including_emulation=False),
         "ddp_backend": "gloo" if several and not on_gpu else None,
         "dataloader_pin_memory": on_gpu,
         # Micro-batches bound the activations, so recomputing them would cost time and save little.
