@@ -27,7 +27,7 @@ def sft(*arguments):
 def runs_dir(tmp_path_factory, embedded_model):
     """A runs folder with `tickets`, trained as the example config says, but for fewer steps and less measured."""
     folder = str(tmp_path_factory.mktemp("runs"))
-    less = ("--set", "eval_strategy=no", "--set", "max_steps=40")
+    less = ("--set", "eval_strategy=no", "--set", "max_steps=32")
     sft("train", "examples/support-json.yaml", *less, "--run-name", "tickets", "--runs-dir", folder)
     return folder
 
@@ -38,7 +38,7 @@ def test_tuning_beats_the_base_on_held_out_tickets(runs_dir):
     assert arms["tuned"]["rows"] == 8
     assert arms["base"]["valid_format"] <= 0.10
     assert arms["tuned"]["valid_format"] >= 0.90
-    assert arms["tuned"]["exact_match"] >= 0.30
+    assert arms["tuned"]["exact_match"] >= 0.20
     assert arms["tuned"]["stop_rate"] >= 0.95
     assert arms["tuned"]["loss"] < arms["base"]["loss"] / 5
 
