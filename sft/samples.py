@@ -97,7 +97,7 @@ class Samples(TrainerCallback):
             return True
         last = self.last or 0
         # After the first, what the next will cost is a guess: a model that learns to answer also learns to stop.
-        cost = self.costs[-1] if len(self.costs) > 1 else self.costs[0] / 2 if self.costs else 0.0
+        cost = self.costs[-1] if len(self.costs) > 1 else self.costs[0] / 4 if self.costs else 0.0
         left = SHARE * max_steps * step_seconds - sum(self.costs)
         affordable = min(left / cost, FRAMES - len(self.costs)) if cost else FRAMES
         return affordable >= 2 and step - last >= (max_steps - last) / int(affordable)

@@ -35,7 +35,8 @@ def main() -> None:
         page = browser.new_page(viewport={"width": 1280, "height": 900}, color_scheme="light")
         page.goto(f"{options.url}/?__theme=light")
         page.locator(".banner.ready").wait_for(timeout=60_000)
-        for name in ("preview", "tune", "chat"):
+        for name, height in (("preview", 900), ("tune", 1240), ("chat", 900)):
+            page.set_viewport_size({"width": 1280, "height": height})
             take(page, name, name.capitalize())
         browser.close()
 
