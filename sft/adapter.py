@@ -8,7 +8,7 @@ from transformers import PreTrainedModel
 
 from sft.chat_format import ChatFormat
 from sft.config import TrainConfig
-from sft.runs import Run
+from sft.run import Run
 from sft.trainer import Trainer
 from sft.training_format import trained_token_ids
 

@@ -1,8 +1,11 @@
 """Attention over a flat sequence of rows: each row is looked at whole, whatever it shares with others.
 
-Registered with transformers under a name of its own, so a model takes it like any other attention; `rows` and `back`
-(see batches.py) reach it as arguments of the model's forward. Without them it is SDPA as always. There is no mask: rows
-are padded on the right, where a causal attention never looks, so every device can use its fastest kernel.
+Registered with transformers under a name of its own, so a model takes it like any other attention. What the rows are
+reaches it as arguments of the model's forward: `rows` and `back` in training (see batches.py), `pasts` where rows go on
+from what was read before (see passes.py). Without them it is SDPA as always.
+
+In training there is no mask: rows are padded on the right, where a causal attention never looks, so every device can
+use its fastest kernel.
 """
 
 import torch
@@ -12,6 +15,18 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 EACH_ROW = "each_row"
+EXACT = {"llama", "qwen2", "qwen3"}  # architectures on which tests hold the flat layout against each row alone
+
+
+def sees_whole_rows(config, longest: int) -> bool:
+    """Whether this attention may take the model's place for rows of up to `longest` tokens.
+
+    Convolutions, recurrent layers and windows shorter than a row see something else.
+    """
+    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
+    replaceable = config._attn_implementation in ("sdpa", EACH_ROW)
+    return replaceable and kinds == {"full_attention"} and not (window and window < longest)
 
 
 def each_row(
@@ -59,7 +74,72 @@ class EachRow(torch.autograd.Function):
         return *torch.autograd.grad(found, states, gradient), None, None, None
 
 
-def _attention(module, query, key, value, attention_mask, dropout=0.0, scaling=None, rows=None, back=None, **kwargs):
+class Past:
+    """Keys and values of one row so far, for each layer [key heads, tokens, d]. Room that is full is doubled."""
+
+    def __init__(self):
+        self.length = 0
+        self._layers: dict[int, tuple[torch.Tensor, torch.Tensor]] = {}
+
+    def extend(self, layer: int, *new: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Keys and values of all tokens, those that `new` adds included. `length` is the caller's to move, after the
+        last layer: a pass that ends half-way leaves nothing behind."""
+        end = self.length + new[0].shape[1]
+        held = self._layers.get(layer)
+        if held is None or held[0].shape[1] < end:
+            grown = tuple(states.new_empty(states.shape[0], max(2 * end, 64), states.shape[2]) for states in new)
+            for room, states in zip(grown, held or (), strict=False):
+                room[:, : self.length] = states[:, : self.length]
+            held = self._layers[layer] = grown
+        for room, states in zip(held, new, strict=True):
+            room[:, self.length : end] = states
+        return tuple(room[:, :end] for room in held)
+
+    def copy(self, length: int) -> "Past":
+        """The first `length` tokens of it."""
+        copied = Past()
+        for layer, held in self._layers.items():
+            copied.extend(layer, *(states[:, :length] for states in held))
+        copied.length = length
+        return copied
+
+    @property
+    def bytes(self) -> int:
+        return sum(states.nbytes for held in self._layers.values() for states in held)
+
+
+def each_past(layer: int, query, key, value, pasts: list[tuple[Past, int]], scale: float | None) -> torch.Tensor:
+    """The same shapes as `each_row`. `pasts` has for each row what it read before, and its number of new tokens."""
+    found, start = [], 0
+    for past, count in pasts:
+        part = slice(start, start + count)
+        keys, values = past.extend(layer, key[:, part], value[:, part])
+        found.append(_one_past(query[:, part], keys, values, scale))
+        start += count
+    return torch.cat(found)
+
+
+def _one_past(query, keys, values, scale) -> torch.Tensor:
+    heads, count, d = query.shape
+    total = keys.shape[1]
+    if count == 1:  # the heads that share keys are like tokens that see all of them: nothing is repeated, no mask
+        alike = query.reshape(1, len(keys), -1, d).contiguous()  # else a slower kernel takes it
+        return F.scaled_dot_product_attention(alike, keys[None], values[None], scale=scale).view(1, heads, d)
+    mask = None
+    if total > count:
+        mask = torch.ones(count, total, dtype=torch.bool, device=query.device).tril(total - count)
+    found = F.scaled_dot_product_attention(
+        query.contiguous()[None], keys[None], values[None], attn_mask=mask, is_causal=mask is None, scale=scale,
+        enable_gqa=len(query) != len(keys),
+    )  # fmt: skip
+    return found[0].transpose(0, 1)
+
+
+def _attention(
+    module, query, key, value, attention_mask, dropout=0.0, scaling=None, rows=None, back=None, pasts=None, **kwargs
+):
+    if pasts is not None:
+        return each_past(module.layer_idx, query[0], key[0], value[0], pasts, scaling)[None], None
     if rows is None:
         return sdpa_attention_forward(
             module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs

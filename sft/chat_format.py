@@ -247,12 +247,21 @@ class ChatFormat:
         (folder / "chat_format.json").write_text(json.dumps(about, indent=2, ensure_ascii=False), encoding="utf-8")
 
     @classmethod
-    def load(cls, folder: Path, tokenizer, run: Callable = run_here) -> "ChatFormat":
-        """The format saved in `folder`, for a tokenizer loaded apart. Raises TemplateError where they do not fit."""
-        about = json.loads((folder / "chat_format.json").read_text(encoding="utf-8"))
-        template = (folder / "chat_template.jinja").read_bytes().decode()
-        chat_format = cls(tokenizer, template, about["template_kwargs"], about["origin"], run)
-        if chat_format.hash != about["sha256"]:
+    def load(cls, folder: Path, tokenizer, run: Callable = run_here, changed: bool = False) -> "ChatFormat":
+        """The format saved in `folder`, for a tokenizer loaded apart.
+
+        Raises TemplateError where they have changed since they were saved, unless `changed` takes them as they are.
+        """
+        try:
+            about = json.loads((folder / "chat_format.json").read_text(encoding="utf-8"))
+            template = (folder / "chat_template.jinja").read_bytes().decode()
+            chat_format = cls(tokenizer, template, about["template_kwargs"], about["origin"], run)
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise TemplateError(
+                f"The chat format in {folder} cannot be read: {type(error).__name__}: {error}.",
+                "Put chat_format.json and chat_template.jinja back, or train again.",
+            ) from None
+        if chat_format.hash != about["sha256"] and not changed:
             raise TemplateError(
                 f"The chat format in {folder} is not the one that the adapter was trained with: its hash is "
                 f"{chat_format.hash[:12]}, not {about['sha256'][:12]}.",

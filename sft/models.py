@@ -4,8 +4,10 @@ A name becomes a folder first (`locate`), and only that folder is loaded: safete
 repository, and never a folder of the working directory that happens to be called like a Hub id.
 """
 
+import hashlib
 import json
 import os
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +16,7 @@ from sft import embedded
 from sft.errors import ModelError
 
 DEFAULT = "HuggingFaceTB/SmolLM2-135M"
+_END = 1 << 20  # bytes of each end of a file that its fingerprint reads
 HUB_PATIENCE = 2.0  # seconds within which the Hub has to answer to be the default's source
 
 
@@ -98,18 +101,18 @@ def locate(name: str, report: Callable[[str, float], None] = lambda stage, share
         raise ModelError(f"There is no folder {name}.", "Give the path of a folder with config.json in it.")
     if not local:
         report(f"Downloading {name} from the Hub", 0.0)
-        folder = _download(name, weights)
+        folder = _download(name, weights, report)
     _check(folder, name, weights or local)
     return folder
 
 
-def _download(repo_id: str, weights: bool) -> Path:
+def _download(repo_id: str, weights: bool, report: Callable[[str, float], None]) -> Path:
     import httpx2
     from huggingface_hub import errors, snapshot_download
 
     wanted = ["*.json", "*.txt", "*.model", "*.jinja", *(["*.safetensors"] if weights else [])]
     try:
-        return Path(snapshot_download(repo_id, allow_patterns=wanted))
+        return Path(snapshot_download(repo_id, allow_patterns=wanted, tqdm_class=_bar(repo_id, report)))
     except errors.HFValidationError:
         raise ModelError(
             f"{repo_id!r} is neither a folder here nor a possible name of a Hub model.",
@@ -130,6 +133,29 @@ def _download(repo_id: str, weights: bool) -> Path:
             f"{repo_id} is not in the cache and cannot be downloaded from the Hub: {_reason(error)}",
             "Check the network, or use the model 'embedded'.",
         ) from None
+
+
+def _bar(repo_id: str, report: Callable[[str, float], None]) -> type:
+    """A progress bar that tells of each piece as it arrives; what `report` raises ends the download."""
+    from huggingface_hub.utils import tqdm
+
+    one_at_a_time = threading.Lock()  # pieces arrive in several threads
+
+    class Bar(tqdm):
+        def __init__(self, *given, **settings):
+            self.counts_bytes = settings.get("unit") == "B"  # others count files
+            self.arrived = 0  # counted also where the bar itself is switched off
+            super().__init__(*given, **settings)
+
+        def update(self, n=1):
+            moved = super().update(n)
+            self.arrived += n
+            if self.counts_bytes and self.total:
+                with one_at_a_time:
+                    report(f"Downloading {repo_id} from the Hub", min(self.arrived / self.total, 0.99))
+            return moved
+
+    return Bar
 
 
 def _reason(error: Exception) -> str:
@@ -231,6 +257,28 @@ def load_base(folder: Path):
             "Choose a model that was made to generate text.",
         )
     return model.to("cuda" if cuda else "cpu").eval()
+
+
+def fingerprint(folder: Path) -> str:
+    """Tells the weights in `folder` from others: SHA-256 over each file's size and its ends.
+
+    The ends are the header and the last tensors. Whole files would take seconds a gigabyte at every chat.
+    """
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob("*.safetensors")):
+        with path.open("rb") as file:
+            size = file.seek(0, os.SEEK_END)
+            for start in (0, max(0, size - _END)):
+                file.seek(start)
+                digest.update(file.read(_END))
+        digest.update(str(size).encode())
+    return digest.hexdigest()
+
+
+def context_length(folder: Path) -> int | None:
+    """How many tokens the model in `folder` can read and write together; None where its config does not say."""
+    about = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return about.get("max_position_embeddings") or about.get("text_config", {}).get("max_position_embeddings")
 
 
 def check_adapter(folder: Path) -> None:

@@ -17,12 +17,11 @@ from torch import nn
 from torch.utils.data import DataLoader
 from trl import SFTTrainer
 
-from sft.attention import EACH_ROW
+from sft.attention import EACH_ROW, EXACT, sees_whole_rows
 from sft.batches import FlatCollator, PaddedCollator
 from sft.chat_format import IGNORED
 from sft.layers import speed_up
 
-EXACT = {"llama", "qwen2", "qwen3"}  # architectures on which tests hold the flat layout against each row alone
 TOKENS_AT_ONCE = {"cpu": 640, "cuda": 4096}  # in a micro-batch: enough to keep the device busy, few enough to fit
 AFTER_HEAD = ("final_logit_softcapping", "logits_scaling", "logit_scale")  # settings that change what a head gives
 LABELS_AT_ONCE = {"cpu": 128, "cuda": 1024}  # through the head: 49,152 logits for each, 4 bytes a piece
@@ -31,18 +30,12 @@ LABELS_AT_ONCE = {"cpu": 128, "cuda": 1024}  # through the head: 49,152 logits f
 def collator_for(model, rows: list[dict]) -> FlatCollator | PaddedCollator:
     """The flat layout where it is exact for this model and these rows, else padding.
 
-    It needs attention that transformers lets us replace and that sees its whole row. Convolutions, recurrent layers and
-    windows shorter than a row do not. Architectures that were not tried are measured. The model's attention is
+    It needs attention that sees its whole row. Architectures that were not tried are measured. The model's attention is
     switched.
     """
     config = model.config
     flat = FlatCollator(TOKENS_AT_ONCE[model.device.type])
-    longest = max(len(row["input_ids"]) for row in rows)
-    window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
-    kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
-    if config._attn_implementation not in ("sdpa", EACH_ROW) or kinds != {"full_attention"}:
-        return PaddedCollator()
-    if window and window < longest:
+    if not sees_whole_rows(config, max(len(row["input_ids"]) for row in rows)):
         return PaddedCollator()
     if config.model_type not in EXACT and not _flat_equals_padded(model, rows, flat):
         return PaddedCollator()

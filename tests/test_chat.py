@@ -1,16 +1,23 @@
 """Paired streaming: each pane's reply is that of its model alone, and nothing is left behind."""
 
-import threading
+import gc
+import json
+import subprocess
+import sys
 
+import psutil
 import pytest
 import torch
 from peft import PeftModel
+from tiny_models import save_tiny_run
 from transformers import AutoModelForCausalLM
 
-from sft import chat, models
-from sft.chat import Contest, Sampling, stream
+from sft import chat
+from sft.chat import Sampling, stream
 from sft.config import TrainConfig
+from sft.contest import Contest, Contestant
 from sft.errors import RunError, TemplateError
+from sft.passes import Reader
 from sft.runs import create_run
 from sft.train import train
 
@@ -93,18 +100,13 @@ def test_replies_come_token_by_token_and_end_at_the_stop_token(run):
     assert len(tuned.token_ids) < len(lengths)  # the base went on while the tuned reply had ended
 
 
-@pytest.mark.parametrize("how", ["event", "close"])
-def test_a_reply_can_be_stopped_and_the_next_one_is_whole(run, how):
-    contest, cancelled = Contest.of_run(run), threading.Event()
+def test_a_reply_can_be_stopped_and_the_next_one_is_whole(run):
+    contest = Contest.of_run(run)
     prompt = contest.chat_format.prompt_ids([{"role": "user", "content": "x"}])
     whole = last(stream(contest, [prompt, prompt], Sampling(max_new_tokens=60)))[0].token_ids
-    replies = stream(contest, [prompt, prompt], Sampling(max_new_tokens=60), cancelled)
+    replies = stream(contest, [prompt, prompt], Sampling(max_new_tokens=60))
     first = next(replies)[0].token_ids[:]
-    if how == "close":
-        replies.close()
-    else:
-        cancelled.set()
-        assert len(last(replies)[0].token_ids) < 60
+    replies.close()
     assert first == whole[:1]
     assert not chat.WEIGHTS.lock.locked()
     assert last(stream(contest, [prompt, prompt], Sampling(max_new_tokens=60)))[0].token_ids == whole
@@ -118,6 +120,159 @@ def test_the_same_seed_samples_the_same(run):
         for seed in (1, 1, 2)
     ]
     assert sampled[0].token_ids == sampled[1].token_ids != sampled[2].token_ids
+
+
+@pytest.mark.parametrize("top_p", [1.0, 0.8])
+def test_a_seed_samples_what_generate_samples_from_the_base_model_alone(run, tiny_model, top_p):
+    contest = Contest.of_run(run)
+    prompt = contest.chat_format.prompt_ids([{"role": "user", "content": "x"}])
+    paired = last(stream(contest, [prompt, prompt], Sampling(1.0, top_p, max_new_tokens=20, seed=5)))
+    (alone,) = last(stream(Contest.of_base(str(tiny_model)), [prompt], Sampling(1.0, top_p, max_new_tokens=20, seed=5)))
+    base, ids = AutoModelForCausalLM.from_pretrained(tiny_model).eval(), torch.tensor([prompt])
+    torch.manual_seed(5)
+    generated = base.generate(
+        ids, attention_mask=torch.ones_like(ids), do_sample=True, top_k=0, top_p=top_p, max_new_tokens=20,
+        eos_token_id=contest.chat_format.stop_token_ids, pad_token_id=0,
+    )[0, len(prompt) :].tolist()  # fmt: skip
+    assert paired[0].token_ids == alone.token_ids == generated
+    assert len(set(generated)) > 5
+
+
+def test_three_answer_as_each_would_alone(run):
+    contest = Contest.of_run(run)
+    form = contest.chat_format
+    short, long = (form.prompt_ids([{"role": "user", "content": text}]) for text in ("x", "fox " * 30))
+    three = last(stream(contest.with_contestant(Contestant()), [short, short, long], Sampling(max_new_tokens=12)))
+    two = last(stream(contest, [short, short], Sampling(max_new_tokens=12)))
+    (third,) = last(stream(Contest.of_base(contest.model_name), [long], Sampling(max_new_tokens=12)))
+    assert [reply.token_ids for reply in three] == [*(reply.token_ids for reply in two), third.token_ids]
+
+
+def test_a_turn_reads_only_what_is_new_and_answers_as_if_it_had_read_all(run, monkeypatch):
+    contest, read = Contest.of_run(run), []
+    whole_read = Reader.read
+    monkeypatch.setattr(
+        Reader, "read",
+        lambda self, rows, new, last=None: read.append([len(ids) for ids in new]) or whole_read(self, rows, new, last),
+    )  # fmt: skip
+    history, prompts = [], []
+    for question in ("x", "Tell me more about the fox.", "1 2 3"):
+        history.append({"role": "user", "content": question})
+        prompts.append(contest.chat_format.prompt_ids(history))
+        began = len(read)
+        replies = last(stream(contest, [prompts[-1]] * 2, Sampling(max_new_tokens=10)))
+        if len(history) > 1:
+            # what the template adds may end in another token than the reply did
+            assert max(read[began]) <= len(prompts[-1]) - len(prompts[-2]) + 1
+        chat.WEIGHTS.forget()
+        fresh = last(stream(contest, [prompts[-1]] * 2, Sampling(max_new_tokens=10)))
+        assert [reply.token_ids for reply in fresh] == [reply.token_ids for reply in replies]
+        history.append({"role": "assistant", "content": replies[0].text})
+
+
+def test_what_a_conversation_begins_with_is_read_ahead(run):
+    contest, system = Contest.of_run(run), [{"role": "system", "content": "Talk of the fox and the dog alone."}]
+    prompt = contest.chat_format.prompt_ids([*system, {"role": "user", "content": "Hello?"}])
+    chat.WEIGHTS.forget()
+    whole = last(stream(contest, [prompt] * 2, Sampling(max_new_tokens=8)))
+    chat.WEIGHTS.forget()
+    for _ in range(2):  # a second time finds it read
+        chat.get_ready(contest, system)
+    chat.WEIGHTS.row(chat.WEIGHTS.load(contest)[0], [1, 2])  # files what came back
+    read = [len(row.token_ids) for _, _, row in chat.WEIGHTS._rows]
+    assert len(read) == 2
+    assert len(prompt) - 20 < read[0] == read[1] < len(prompt)
+    ready = last(stream(contest, [prompt] * 2, Sampling(max_new_tokens=8)))
+    assert [reply.token_ids for reply in ready] == [reply.token_ids for reply in whole]
+
+
+def test_after_a_thousand_replies_they_are_still_those_of_a_fresh_process(run, tiny_model, tmp_path):
+    """With stops, errors, histories and switches between three adapters and a base alone."""
+    runs = [run, *(save_tiny_run(tmp_path, f"other{seed}", tiny_model, seed) for seed in (1, 2))]
+    contests = [*map(Contest.of_run, runs), Contest.of_base(str(tiny_model))]
+    form = contests[0].chat_format
+    prompts = [
+        form.prompt_ids([{"role": "user", "content": text * (1 + n // 5)}]) for n, text in enumerate(PROMPTS * 4)
+    ]
+    sampling, process, held = Sampling(max_new_tokens=3), psutil.Process(), []
+    for turn in range(1000):
+        contest = contests[turn % len(contests)]
+        prompt = prompts[turn * 7 % len(prompts)]
+        replies = stream(contest, [prompt] * len(contest.contestants), sampling)
+        next(replies)
+        if turn % 11 == 0:
+            replies.close()
+        elif turn % 13 == 0:
+            with pytest.raises(RunError):
+                next(stream(contest, [[5] * 510] * len(contest.contestants), sampling))
+            with pytest.raises(IndexError):
+                next(stream(contest, [[1, 1_000_000]] * len(contest.contestants), sampling))
+        else:
+            list(replies)
+        if turn % 100 == 99:
+            held.append(process.memory_info().rss)
+    assert held[-1] - held[2] < 30e6
+    said = subprocess.run(
+        [sys.executable, "-m", "sft", "chat", runs[1].name, "--runs-dir", str(tmp_path), "--prompt", "Hello?",
+         "--max-new-tokens", "12", "--json"], capture_output=True, text=True, check=True,
+    ).stdout  # fmt: skip
+    prompt = form.prompt_ids([{"role": "user", "content": "Hello?"}])
+    replies = last(stream(contests[1], [prompt] * 2, Sampling(max_new_tokens=12)))
+    assert [reply.token_ids for reply in replies] == [json.loads(said)[name]["token_ids"] for name in ("base", "tuned")]
+
+
+def test_a_beginning_that_is_longer_than_the_model_can_read_is_left_alone(run):
+    contest = Contest.of_run(run)
+    chat.WEIGHTS.forget()
+    chat.get_ready(contest, [{"role": "system", "content": "fox " * 600}])
+    chat.WEIGHTS.row(chat.WEIGHTS.load(contest)[0], [1, 2])
+    assert chat.WEIGHTS._rows == []
+
+
+def test_a_stream_that_the_garbage_collector_ends_holds_nobody_up(run):
+    contest = Contest.of_run(run)
+    prompt = contest.chat_format.prompt_ids([{"role": "user", "content": "x"}])
+    abandoned = [stream(contest, [prompt] * 2, Sampling(max_new_tokens=9))]
+    abandoned.append(abandoned)
+    next(abandoned[0])
+    del abandoned
+    with chat.WEIGHTS.lock:  # as a pass holds it, in which the collector may run
+        gc.collect()
+    assert last(stream(contest, [prompt] * 2, Sampling(max_new_tokens=9)))
+
+
+def test_a_prompt_without_a_token_is_refused(run):
+    with pytest.raises(RunError, match="nothing to answer"):
+        next(stream(Contest.of_run(run), [[5], []], Sampling()))
+
+
+def test_conversations_that_take_turns_do_not_meet(run, tiny_model):
+    pair, base = Contest.of_run(run), Contest.of_base(str(tiny_model))
+    prompts = [pair.chat_format.prompt_ids([{"role": "user", "content": text}]) for text in ("x", "fox " * 9)]
+    sampling = Sampling(max_new_tokens=15)
+    alone = last(stream(pair, [prompts[0]] * 2, sampling)), last(stream(base, [prompts[1]], sampling))
+    together = stream(pair, [prompts[0]] * 2, sampling), stream(base, [prompts[1]], sampling)
+    found = [None, None]
+    for found[0], found[1] in zip(*together, strict=False):
+        pass
+    for at in (0, 1):
+        found[at] = last(together[at]) or found[at]
+        assert [reply.token_ids for reply in found[at]] == [reply.token_ids for reply in alone[at]]
+
+
+def test_complete_gives_every_prompt_its_own_reply(run):
+    contest = Contest.of_run(run)
+    texts = ["Hello?", *(f"fox {'and dog ' * n}" for n in range(chat.AT_ONCE + 3))]
+    prompts = [contest.chat_format.prompt_ids([{"role": "user", "content": text}]) for text in texts]
+    shares, stops = [], contest.chat_format.stop_token_ids
+    with chat.WEIGHTS.lock:
+        voice = chat.WEIGHTS.load(contest)[1]
+    found = chat.complete(voice, prompts, stops, 12, shares.append)
+    for prompt, reply in zip(prompts, found, strict=True):
+        assert reply == last(stream(contest, [prompt, prompt], Sampling(max_new_tokens=12)))[1].token_ids
+    assert shares == sorted(shares)
+    assert shares[-1] == 1
+    assert found[0][-1] in stops
 
 
 def test_a_conversation_that_does_not_fit_is_refused(run):
@@ -169,17 +324,15 @@ def test_a_run_trained_anew_under_its_old_name_answers_with_its_new_adapter(run,
     assert after[0].token_ids == after[1].token_ids == before[0].token_ids
 
 
-def test_models_are_kept_and_adapters_beyond_a_few_are_let_go(run, tmp_path):
-    import shutil
-
-    weights = chat.Weights()
+def test_read_gives_each_contestants_log_probabilities(run, tiny_model):
     contest = Contest.of_run(run)
-    model, same = weights.load(contest)
-    assert model is same
-    for number in range(chat.KEPT_ADAPTERS + 2):
-        copy = tmp_path / f"run{number}"
-        shutil.copytree(run.folder, copy)
-        assert weights.load(Contest.of_run(type(run)(copy))) == [model, model]
-    assert len(weights._adapters) == chat.KEPT_ADAPTERS
-    assert len(model.peft_config) == chat.KEPT_ADAPTERS
-    assert models.locate(run.config().model) == contest.folder
+    prompt = contest.chat_format.prompt_ids([{"role": "user", "content": "Hello?"}])
+    base, tuned = chat.read(contest, [prompt, [*prompt, 5]], 2)
+    plain = AutoModelForCausalLM.from_pretrained(tiny_model).eval()
+    alone = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(tiny_model), str(run.adapter)).eval()
+    with torch.inference_mode():
+        wanted = plain(input_ids=torch.tensor([prompt])).logits[0, -2:].log_softmax(-1)
+        wanted_tuned = alone(input_ids=torch.tensor([[*prompt, 5]])).logits[0, -2:].log_softmax(-1)
+    torch.testing.assert_close(base, wanted, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(tuned, wanted_tuned, atol=1e-4, rtol=1e-4)
+    assert not torch.allclose(tuned[0], base[0], atol=1e-2)

@@ -91,6 +91,20 @@ def test_a_hub_model_is_downloaded_and_loads(tiny_model, home, here):
     assert facts == ["torch.float32", "False", "True"]
 
 
+def test_a_download_tells_how_far_it_is_and_ends_when_it_is_asked_to(tiny_model, home, here):
+    code = (
+        "from sft import models\nshares = []\n"
+        "def stop(said, share):\n    if share > 0.2: raise KeyboardInterrupt(said)\n"
+        "try: print(models.locate('someone/tiny', stop))\n"
+        "except KeyboardInterrupt as told: print(told)\n"
+        "models.locate('someone/tiny', lambda said, share: shares.append(share))\nprint(0.5 < max(shares) < 1)"
+    )
+    with Hub({"someone/tiny": tiny_model}) as hub:
+        said, whole = run(code, hub, home, here).splitlines()
+    assert said == "Downloading someone/tiny from the Hub"
+    assert whole == "True"
+
+
 def test_only_the_wanted_kinds_of_file_are_fetched(tiny_model, variant, home, here):
     unwanted = ["pytorch_model.bin", "modeling_tiny.py", "README.md", "model.gguf", "onnx.onnx"]
     with Hub({"someone/tiny": variant(having=dict.fromkeys(unwanted, "x"))}) as hub:

@@ -98,3 +98,30 @@ def save_pretrained_base_model(folder):
 def domain_rows() -> list[dict]:
     lines = (Path(__file__).parents[1] / "examples/domain.jsonl").read_text(encoding="utf-8").splitlines()
     return [json.loads(line) for line in lines]
+
+
+def save_tiny_run(root, name: str, model, seed: int, owner: str = "local", snapshots: tuple[int, ...] = ()):
+    """A finished run of a tiny model whose adapter is random: it answers at once, and like no other seed's."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from sft.chat_format import ChatFormat
+    from sft.config import TrainConfig
+    from sft.runs import create_run
+
+    config = TrainConfig.from_dict({"model": str(model), "dataset": "examples/support-json.jsonl", "max_steps": 8})
+    run = create_run(config, root, name, owner)
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    ChatFormat.of(tokenizer).save(run.folder)
+    torch.manual_seed(seed)
+    lora = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False, task_type="CAUSAL_LM")
+    tuned = get_peft_model(AutoModelForCausalLM.from_pretrained(model), lora)
+    for step in snapshots:
+        tuned.save_pretrained(run.snapshot(step))
+        for at, weights in tuned.named_parameters():
+            weights.data *= 1.5 if "lora_B" in at else 1.0
+    tuned.save_pretrained(run.adapter)
+    tokenizer.save_pretrained(run.adapter)
+    run.set_status("finished", step=8, max_steps=8)
+    return run

@@ -1,0 +1,57 @@
+"""What a model is asked with: as much of a conversation as it can read, in its own template, in none or in a wrong one.
+
+The lesson warns that a model answers well only in the template that it was tuned with; the other two show it.
+"""
+
+from bisect import bisect_left
+from dataclasses import replace
+
+from sft.chat_format import ChatFormat, preset
+from sft.errors import RunError
+
+TEMPLATES = ("right", "none", "wrong")
+MARKERS = {"chatml": "<|im_start|>", "llama3": "<|start_header_id|>"}  # of families that no template belongs to both of
+
+
+def prompt_ids(chat_format: ChatFormat, messages: list[dict], template: str = "right") -> list[int]:
+    """The token ids of a prompt. `template` is "right": the chat format's own; "none": the bare texts, one after the
+    other, for the model to go on with; "wrong": the template of another family, tokenised as this model does.
+    """
+    if template == "none":
+        return chat_format.tokenize("\n\n".join(message["content"] for message in messages))[0]
+    if template == "wrong":
+        chat_format = replace(chat_format, chat_template=preset(wrong_family(chat_format)))
+    return chat_format.prompt_ids(messages)
+
+
+def wrong_family(chat_format: ChatFormat) -> str:
+    """The preset that "wrong" means for a chat format: ChatML, or Llama 3's for one that is ChatML itself."""
+    return next((name for name, marker in MARKERS.items() if marker not in chat_format.chat_template), "alpaca")
+
+
+def fitting(
+    chat_format: ChatFormat, messages: list[dict], room: int | None, template: str = "right"
+) -> tuple[list[int], int]:
+    """The token ids of as much of a conversation as fits into `room` tokens, and how many turns were left out.
+
+    The oldest go first, whole: a question with its reply. A system message stays. Raises RunError where the last
+    question alone is too long. Without `room` everything fits.
+    """
+    head = [message for message in messages[:1] if message["role"] == "system"]
+    starts = [at for at, message in enumerate(messages) if message["role"] == "user"]
+
+    def without(turns: int) -> list[int]:
+        return prompt_ids(chat_format, [*head, *messages[starts[turns] :]] if turns else messages, template)
+
+    whole = without(0)
+    if room is None or len(whole) <= room:
+        return whole, 0
+    dropped = bisect_left(range(len(starts)), True, lo=1, key=lambda turns: len(without(turns)) <= room)
+    if dropped >= len(starts):
+        count = len(without(len(starts) - 1))
+        raise RunError(
+            f"The question and what is told before it have {count:,} tokens; beside the reply there is room for "
+            f"{max(room, 0):,}.",
+            "Shorten the question or the system message, or ask for fewer new tokens.",
+        )
+    return without(dropped), dropped

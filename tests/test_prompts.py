@@ -1,0 +1,58 @@
+"""What a model is asked with: as much as fits, in the right template, in none and in a wrong one."""
+
+import pytest
+from tiny_models import tiny_tokenizer
+
+from sft.chat_format import ChatFormat, preset
+from sft.errors import RunError
+from sft.prompts import fitting, prompt_ids, wrong_family
+
+SYSTEM = {"role": "system", "content": "Be brief."}
+TALK = [
+    {"role": "user", "content": "The first question, a long one."}, {"role": "assistant", "content": "One."},
+    {"role": "user", "content": "Two?"}, {"role": "assistant", "content": "2."},
+    {"role": "user", "content": "Three?"},
+]  # fmt: skip
+
+
+def text(chat_format, ids):
+    return chat_format.tokenizer.decode(ids)
+
+
+def test_a_question_in_each_template(chatml):
+    assert prompt_ids(chatml, TALK) == chatml.prompt_ids(TALK)
+    plain = text(chatml, prompt_ids(chatml, [SYSTEM, *TALK], "none"))
+    assert plain == "\n\n".join(message["content"] for message in [SYSTEM, *TALK])
+    wrong = text(chatml, prompt_ids(chatml, TALK, "wrong"))
+    assert wrong.startswith("<|endoftext|><|start_header_id|>user<|end_header_id|>\n\nThe first")
+    assert wrong.endswith("<|start_header_id|>assistant<|end_header_id|>\n\n")
+
+
+@pytest.mark.parametrize(
+    ("template", "wrong"),
+    [(preset("chatml"), "llama3"), (preset("llama3"), "chatml"), (None, "chatml"), (preset("zephyr"), "chatml")],
+)
+def test_the_wrong_template_is_of_another_family(template, wrong):
+    assert wrong_family(ChatFormat.of(tiny_tokenizer(template))) == wrong
+
+
+@pytest.mark.parametrize("template", ["right", "none", "wrong"])
+def test_the_oldest_turns_go_first_and_the_system_message_stays(chatml, template):
+    talk = [SYSTEM, *TALK]
+    whole = prompt_ids(chatml, talk, template)
+    assert fitting(chatml, talk, len(whole), template) == (whole, 0)
+    assert fitting(chatml, talk, None, template) == (whole, 0)
+    later = prompt_ids(chatml, [SYSTEM, *TALK[2:]], template)
+    assert fitting(chatml, talk, len(whole) - 1, template) == (later, 1)
+    assert fitting(chatml, talk, len(later), template) == (later, 1)
+    last = prompt_ids(chatml, [SYSTEM, TALK[4]], template)
+    assert fitting(chatml, talk, len(later) - 1, template) == (last, 2)
+    assert fitting(chatml, TALK, len(prompt_ids(chatml, TALK[4:], template)), template)[1] == 2
+
+
+def test_a_question_too_long_is_told_in_words(chatml):
+    count = len(prompt_ids(chatml, [SYSTEM, TALK[4]]))
+    with pytest.raises(RunError, match=rf"have {count} tokens; beside the reply there is room for {count - 1}"):
+        fitting(chatml, [SYSTEM, *TALK], count - 1)
+    with pytest.raises(RunError, match="room for 0"):
+        fitting(chatml, TALK[4:], -88)
