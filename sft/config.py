@@ -12,6 +12,7 @@ from typing import get_args, get_type_hints
 
 import yaml
 
+from sft import reply_format
 from sft.errors import ConfigError, listed
 from sft.json_text import JsonProblem, loads
 
@@ -142,6 +143,20 @@ class TrainConfig:
         64, "held-out rows measured while training; evaluate takes them all", label="max_eval_samples", minimum=1,
         maximum=1_000_000,
     )  # fmt: skip
+    snapshots: int = _setting(
+        4,
+        "adapters of the way that are kept, evenly over the steps, so that one can chat with the model as it was then; "
+        "0 keeps none, and full fine-tuning never does",
+        label="snapshots",
+        minimum=0,
+        maximum=100,
+    )
+    eval_format: str | None = _setting(
+        None,
+        "what a valid reply looks like to evaluate, where it is neither JSON nor one of a few labels, which are "
+        "recognised: 'regex: PATTERN' for the whole reply, or 'contains: TEXT'",
+        label="Reply format",
+    )
     seed: int = _setting(42, "same seed, same rows in the same order", label="seed", minimum=0, maximum=2**31 - 1)
     report_to: str = _setting(
         "none",
@@ -274,6 +289,11 @@ def _combination_problems(values: dict) -> list[str]:
     held_out = [key for key in ("eval_dataset", "eval_split", "eval_share") if values.get(key)]
     if len(held_out) > 1:
         found.append(f"{' and '.join(held_out)}: give only one of them")
+    if values.get("eval_format"):
+        try:
+            reply_format.named(values["eval_format"])
+        except ValueError as error:
+            found.append(f"eval_format: {error}")
     if values.get("finetuning_type") == "full" and values.get("trainable_token_indices"):
         found.append("trainable_token_indices: full fine-tuning trains every token already; leave it out")
     return found

@@ -90,7 +90,7 @@ class Conversations(Sequence[Conversation]):
 class Split:
     """Training and held-out conversations, which share no row, and what was left out on the way."""
 
-    train: Sequence[Conversation]
+    train: Conversations
     held_out: Sequence[Conversation]
     warnings: list[str]
 
@@ -110,7 +110,7 @@ def usable(
             bad += [f"{row.place}: {problem}" for problem in row.problems]
         else:
             kept.append(index)
-            digests.append(_digest(row.conversation))
+            digests.append(digest(row.conversation))
     broken = len(table.rows) - len(kept)
     if bad and (on_bad_rows == "stop" or not kept):
         raise DataError(
@@ -147,6 +147,13 @@ def load_split(config: TrainConfig, tick: Tick = lambda share, said: None) -> Sp
     if len(fresh) < len(held_out):
         warnings.append(f"{len(held_out) - len(fresh)} held-out rows also occur in training and were left out")
     return Split(train, fresh, warnings)
+
+
+def digest(conversation: Conversation) -> bytes:
+    """16 bytes that equal conversations share, wherever they stand."""
+    # Parquet cells may hold dates and other values that JSON has no word for
+    said = json.dumps([conversation.messages, conversation.tools], sort_keys=True, default=str)
+    return blake2b(said.encode(), digest_size=16).digest()
 
 
 def identity(config: TrainConfig) -> list:
@@ -196,10 +203,3 @@ def _share(rows: Conversations, share: float, seed: int) -> tuple[Conversations,
     count = min(max(1, round(len(different) * share)), len(different) - 1)  # however few there are, some of each
     chosen = {different[at] for at in random.Random(seed).sample(range(len(different)), count)}
     return rows.only(chosen, inside=False), rows.only(chosen)
-
-
-def _digest(conversation: Conversation) -> bytes:
-    """16 bytes that equal conversations share, wherever they stand."""
-    # Parquet cells may hold dates and other values that JSON has no word for
-    said = json.dumps([conversation.messages, conversation.tools], sort_keys=True, default=str)
-    return blake2b(said.encode(), digest_size=16).digest()

@@ -1,150 +1,201 @@
-"""Held-out rows through the arms base and tuned → a table.
+"""Held-out rows through three arms: the base model as it is, with the best prompt, and tuned → figures and a verdict.
 
-Every arm answers the same prompts, greedily, in the run's own chat format. Knows nothing about the page.
+Every arm answers the same rows, greedily: the last answer of a row is wanted, all before it is the prompt. The tuned
+model reads the run's chat format; the base model, in both its arms, its own. Knows nothing about the page.
 """
 
-import json
+import time
 from collections.abc import Callable
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
-import torch
-from peft import PeftModel
-
-from sft import chat, data
+from sft import chat, data, models
+from sft.answers import Answer, losses
+from sft.best_prompt import best_prompt, ends_in_answer, some_of
 from sft.chat_format import ChatFormat
-from sft.errors import DataError
+from sft.contest import Contest
+from sft.errors import DataError, RunError
+from sft.evaluation import Report, Settings
 from sft.messages import Conversation
+from sft.reply_format import ReplyFormat, found_in, named
 from sft.run import Run
+from sft.sandbox import guarded
+from sft.scores import Arm, exact, loops, measure_for
 from sft.tables import read_table
-from sft.trainer import collator_for, to_device, token_losses
+from sft.verdict import Verdict, verdict
+from sft.weights import WEIGHTS, Voice
 
-BATCH = 16  # prompts answered at once
+LONGEST = 512  # tokens of a reply: a model that has not ended by then would ramble on
 
 
 @dataclass(frozen=True)
-class Arm:
-    """How one contestant did. Rates are shares of the rows, from 0 to 1; `loss` is per trained token.
+class Evaluation:
+    """The arms `base`, `prompted` and `tuned`, and which of them is worth its trouble."""
 
-    `valid_format` is the share of replies that are JSON, where all wanted answers are; else None. Prompt and reply
-    tokens are means per row.
-    """
+    arms: dict[str, Arm]
+    verdict: Verdict
+    rows: list[Conversation]
+    settings: dict
 
-    loss: float
-    exact_match: float
-    valid_format: float | None
-    stop_rate: float
-    prompt_tokens: float
-    reply_tokens: float
-    rows: int
-    replies: list[str]
+    def as_json(self) -> dict:
+        """What `evaluate --json` prints and the run folder keeps."""
+        return {
+            "arms": {name: arm.as_json(self.settings["seed"]) for name, arm in self.arms.items()},
+            "verdict": asdict(self.verdict),
+            "rows": [{"messages": row.messages[:-1], "wanted": row.messages[-1]["content"]} for row in self.rows],
+            "settings": self.settings,
+        }
 
 
-def held_out_rows(run: Run, path: str | None = None, limit: int | None = None) -> list[Conversation]:
-    """The run's own held-out rows, or those of the data at `path`."""
+@dataclass(frozen=True)
+class Contender:
+    """Who answers in an arm, and what it is asked, row by row: as messages, and as token ids."""
+
+    voice: Voice
+    chat_format: ChatFormat
+    asked: list[list[dict]]
+    prompts: list[list[int]]
+
+
+def rows_of(
+    run: Run, path: str | None = None, limit: int | None = None
+) -> tuple[list[Conversation], data.Conversations]:
+    """The run's own held-out rows, or those of the data at `path`; and the rows that it trained on."""
     config = run.config()
-    rows = data.usable(read_table(path), columns=config.columns)[0] if path else data.load_split(config).held_out
-    rows = [row for row in rows if row.messages[-1]["role"] == "assistant" and row.messages[-1].get("content")][:limit]
+    split = data.load_split(config)
+    rows = data.usable(read_table(path), columns=config.columns)[0] if path else split.held_out
+    rows = list(filter(ends_in_answer, rows))[:limit]
     if not rows:
         raise DataError(
             f"The run {run.name} has no held-out rows that end in an answer.",
             "Name some with --data FILE; they must not be rows that it was trained on.",
         )
-    return rows
+    return rows, split.train
 
 
 def evaluate(
-    run: Run, rows: list[Conversation], report: Callable[[str, float], None] = lambda stage, share: None
-) -> dict[str, Arm]:
-    """Both arms on `rows`: the last answer of each row is wanted, all before it is the prompt."""
-    contest = chat.Contest.of_run(run)
+    run: Run,
+    rows: list[Conversation],
+    training: data.Conversations,
+    settings: Settings = Settings(),  # noqa: B008 (it is frozen)
+    report: Report = lambda stage, share: None,
+) -> Evaluation:
+    """All arms on `rows`. The prompted one takes its examples from `training`."""
     wanted = [row.messages[-1]["content"] for row in rows]
-    prompts = [contest.chat_format.prompt_ids(row.messages[:-1], row.tools) for row in rows]
+    looked_at = some_of(training, settings.seed)
+    answers = [row.messages[-1]["content"] for row in looked_at]
+    given = run.config().eval_format
+    told, judged = (named(given),) * 2 if given else (found_in(answers), found_in(answers + wanted))
     arms = {}
-    with chat.WEIGHTS.lock:
-        loaded = chat.WEIGHTS.load(contest)
-        for name, model, adapter in zip(("base", "tuned"), loaded, contest.adapters, strict=True):
+    contenders = _contenders(run, rows, wanted, looked_at, told, settings)
+    before, whole = 0, sum(sum(map(len, each.prompts)) for each in contenders.values())
+    for name, contender in contenders.items():
+        own = sum(map(len, contender.prompts))
 
-            def progress(share: float, name=name):
-                report(f"{name} model", share)
+        def progress(share: float, name=name, before=before, own=own):
+            report(f"{name} model", (before + share * own) / whole)
 
-            replies = _replies(model, contest.chat_format, prompts, wanted, adapter, progress)
-            loss = _loss(model, contest.chat_format, rows, adapter)
-            arms[name] = _score(contest.chat_format, prompts, replies, wanted, loss)
-    return arms
+        arms[name] = _arm(contender, rows, wanted, judged, progress)
+        before += own
+    report("verdict", 1.0)
+    found = verdict(arms, measure_for(wanted, judged), settings.seed)
+    found = replace(found, sentence=" ".join([found.sentence, *_remarks(contenders, rows, training)]))
+    shown = {"run": run.name, **asdict(settings), "check": judged and judged.description}
+    return Evaluation(arms, found, rows, shown)
 
 
-def _replies(model, chat_format: ChatFormat, prompts, wanted, adapter: str, progress) -> list[list[int]]:
-    """Greedy replies. The room for them is half as long again as the longest wanted answer."""
-    longest = max(len(chat_format.tokenizer(answer, add_special_tokens=False)["input_ids"]) for answer in wanted)
-    sampling = chat.Sampling(max_new_tokens=longest + longest // 2 + 8)
-    order = sorted(range(len(prompts)), key=lambda index: len(prompts[index]))  # alike lengths, little padding
-    replies: list[list[int]] = [[]] * len(prompts)
-    for start in range(0, len(order), BATCH):
-        progress(start / len(order))
-        batch = order[start : start + BATCH]
-        answers = chat.generate(
-            model, chat_format, [prompts[index] for index in batch], [adapter] * len(batch), sampling
+def _remarks(contenders: dict[str, Contender], rows: list[Conversation], training: data.Conversations) -> list[str]:
+    """What the reader of the verdict has to know beside it."""
+    known = set(training.digests)
+    seen = sum(data.digest(row) in known for row in rows)
+    remarks = [f"Careful: {seen} of the {len(rows)} rows were trained on."] if seen else []
+    if contenders["prompted"].prompts == contenders["base"].prompts:
+        remarks.append(
+            "The prompted model was asked the same as the base: there is neither an instruction nor an example for it."
         )
-        for index, answer in zip(batch, answers, strict=True):
-            replies[index] = answer
-    progress(1.0)
-    return replies
+    return remarks
 
 
-def _loss(model, chat_format: ChatFormat, rows: list[Conversation], adapter: str) -> float:
-    encoded = [chat_format.encode(row) for row in rows]
-    encoded = [{"input_ids": row.input_ids, "labels": row.labels} for row in encoded if row.trained]
-    if not encoded:
-        return float("nan")
-    collate = collator_for(model, encoded)
-    total, count = 0.0, 0
-    alone = isinstance(model, PeftModel) and adapter == chat.BASE
-    with torch.inference_mode(), model.disable_adapter() if alone else nullcontext():
-        for start in range(0, len(encoded), BATCH):
-            for part in collate(encoded[start : start + BATCH])["parts"]:
-                losses = token_losses(model, to_device(part, model.device))
-                total, count = total + losses.sum().item(), count + losses.numel()
-    return total / count
+def _contenders(
+    run: Run,
+    rows: list[Conversation],
+    wanted: list[str],
+    looked_at: list[Conversation],
+    reply_format: ReplyFormat | None,
+    settings: Settings,
+) -> dict[str, Contender]:
+    contest = Contest.of_run(run)
+    with WEIGHTS.lock:
+        base, tuned = WEIGHTS.load(contest)
+    own = _own_format(contest, run)
+    room = _room(own, wanted)
+    context = models.context_length(contest.folder)
+    reads_system = own.traits.ability("system message").verdict == "yes"
+    prompt = best_prompt(looked_at, rows, reply_format, settings.system, settings.examples, reads_system)
+    prompt = prompt.fitting(rows, own, context and context - room)
+    as_it_is = [row.messages[:-1] for row in rows]
+
+    def contender(voice: Voice, chat_format: ChatFormat, asked: list[list[dict]]) -> Contender:
+        prompts = [chat_format.prompt_ids(each, row.tools) for each, row in zip(asked, rows, strict=True)]
+        _check_room(rows, prompts, room, context)
+        return Contender(voice, chat_format, asked, prompts)
+
+    return {
+        "base": contender(base, own, as_it_is),
+        "prompted": contender(base, own, list(map(prompt.messages, as_it_is))),
+        "tuned": contender(tuned, contest.chat_format, as_it_is),
+    }
 
 
-def _score(chat_format: ChatFormat, prompts, replies, wanted: list[str], loss: float) -> Arm:
-    rows = len(wanted)
-    texts = [chat.reply_text(reply, chat_format) for reply in replies]
-    stopped = [bool(reply) and reply[-1] in chat_format.stop_token_ids for reply in replies]
-    wants_json = all(map(is_json, wanted))
+def _check_room(rows: list[Conversation], prompts: list[list[int]], room: int, context: int | None) -> None:
+    longest, row = max(zip(map(len, prompts), rows, strict=True), key=lambda pair: pair[0])
+    if context and longest + room > context:
+        raise RunError(
+            f"The held-out row in {row.place} has {longest} tokens; with {room} for an answer that is more than the "
+            f"{context} that the model can read.",
+            "Name shorter rows with --data FILE.",
+        )
+
+
+def _own_format(contest: Contest, run: Run) -> ChatFormat:
+    """The base model's own chat format: the run's, unless that was given another template."""
+    if run.config().chat_template is None:
+        return contest.chat_format
+    return guarded(ChatFormat.of(models.load_tokenizer(contest.folder)))
+
+
+def _arm(
+    contender: Contender,
+    rows: list[Conversation],
+    wanted: list[str],
+    reply_format: ReplyFormat | None,
+    progress: Callable[[float], None],
+) -> Arm:
+    began = time.perf_counter()
+    stops, room = contender.chat_format.stop_token_ids, _room(contender.chat_format, wanted)
+    replies = chat.complete(contender.voice, contender.prompts, stops, room, progress)
+    seconds = time.perf_counter() - began
+    texts = [chat.reply_text(reply, contender.chat_format) for reply in replies]
+    stopped = [reply[-1] in stops for reply in replies]
+    answers = [
+        Answer.of(contender.chat_format, asked, prompt, row)
+        for asked, prompt, row in zip(contender.asked, contender.prompts, rows, strict=True)
+    ]
     return Arm(
-        loss=loss,
-        exact_match=sum(text.strip() == want.strip() for text, want in zip(texts, wanted, strict=True)) / rows,
-        valid_format=sum(map(is_json, texts)) / rows if wants_json else None,
-        stop_rate=sum(stopped) / rows,
-        prompt_tokens=sum(map(len, prompts)) / rows,
-        reply_tokens=sum(map(len, replies)) / rows,
-        rows=rows,
+        messages=contender.asked[0],
         replies=texts,
+        exact=list(map(exact, texts, wanted)),
+        valid=list(map(reply_format.valid, texts)) if reply_format else None,
+        stopped=stopped,
+        looping=list(map(loops, replies, stopped)),
+        prompt_tokens=list(map(len, contender.prompts)),
+        reply_tokens=list(map(len, replies)),
+        losses=losses(contender.voice, answers),
+        answer_tokens=[answer.labelled for answer in answers],
+        seconds=seconds,
     )
 
 
-def is_json(text: str) -> bool:
-    """Whether the whole text is one JSON object or list; a bare number or word does not count as a format."""
-    try:
-        return isinstance(json.loads(text), dict | list)
-    except ValueError:
-        return False
-
-
-def to_json(arms: dict[str, Arm]) -> dict:
-    """What `evaluate --json` prints."""
-    return {"arms": {name: asdict(arm) for name, arm in arms.items()}, "verdict": verdict(arms)}
-
-
-def verdict(arms: dict[str, Arm]) -> str:
-    """One sentence: on which measure the arms differ, with the numbers."""
-    base, tuned = arms["base"], arms["tuned"]
-    measure = "exact_match" if tuned.valid_format is None else "valid_format"
-    words = {"exact_match": "answers exactly as wanted", "valid_format": "valid JSON"}[measure]
-    before, after = getattr(base, measure), getattr(tuned, measure)
-    return (
-        f"Tuned: {after:.0%} {words} against the base model's {before:.0%}; "
-        f"loss per answer token {tuned.loss:.3f} against {base.loss:.3f}."
-    )
+def _room(chat_format: ChatFormat, wanted: list[str]) -> int:
+    """How many tokens a reply may have: half as many again as the longest wanted answer, LONGEST at most."""
+    longest = max(len(ids) for ids in chat_format.tokenize(wanted)[0])
+    return min(longest + longest // 2 + 8, LONGEST)

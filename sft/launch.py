@@ -1,4 +1,4 @@
-"""Starts, queues, stops and resumes training processes; what they do is read from their run folders.
+"""Starts, queues, stops and resumes the processes that train and evaluate; what they do is read from run folders.
 
 A run started here is `python -m sft train` in a process of its own, at lower priority, with its output in the run's
 log file. It outlives the app. Such a process first imports what training needs, some seconds of work, and then waits
@@ -20,6 +20,7 @@ import psutil
 
 from sft.config import TrainConfig
 from sft.errors import RunError
+from sft.evaluation import FAILED, Settings, claim, forget_progress, read_progress
 from sft.run import LOCAL_OWNER, Run
 from sft.runs import create_run, list_runs
 
@@ -63,17 +64,41 @@ def reconcile(root: Path) -> None:
 
 def _hand_over(run: Run) -> None:
     """Tells a process of its own, which stands by or is started, to carry out the run."""
-    config = str(run.folder / "config.yaml")
-    task = {
-        "command": ["train", config, "--run-name", run.name, "--runs-dir", str(run.folder.parent)],
-        "log": str(run.log_file.resolve()),
-    }
     process = _take_standby()
     # Before the process hears of it, so that nobody takes the run for dead while the process still imports.
     run.set_status("queued", message="Loading the libraries.", pid=process.pid)
-    with suppress(BrokenPipeError):  # it has just died: the run's status says so to every reader
-        process.stdin.write(json.dumps(task).encode() + b"\n")
+    config = str(run.folder / "config.yaml")
+    _tell(process, ["train", config, "--run-name", run.name, "--runs-dir", str(run.folder.parent)], run.log_file)
+
+
+def _tell(process: subprocess.Popen, command: list[str], log: Path) -> None:
+    """Gives a process that stands by its command line, and the file for what it prints."""
+    with suppress(BrokenPipeError):  # it has just died: whoever reads what it works on sees that
+        process.stdin.write(json.dumps({"command": command, "log": str(log.resolve())}).encode() + b"\n")
         process.stdin.close()
+
+
+def evaluate(run: Run, settings: Settings) -> None:
+    """A process that evaluates the run, beside whatever trains; `evaluation.read_progress` follows it.
+
+    Raises RunError where this run, or another one of its folder, is being evaluated already.
+    """
+    process = _take_standby()
+    with process.stdin:  # whatever goes wrong: a process that has heard nothing ends as soon as this is closed
+        claim(run, process.pid)
+        options = [*settings.as_options(), "--runs-dir", str(run.folder.parent)]
+        _tell(process, ["evaluate", run.name, *options], run.folder / "evaluate.log")
+
+
+def stop_evaluation(run: Run) -> None:
+    """Ends the process that evaluates the run, if one does. The evaluation before it stays."""
+    progress = read_progress(run)
+    if progress and progress["stage"] != FAILED:
+        with suppress(psutil.NoSuchProcess):
+            process = psutil.Process(progress["pid"])
+            process.kill()  # it has nothing to save: what it writes is put in place by a rename
+            process.wait(timeout=10)
+    forget_progress(run)
 
 
 def stand_by() -> None:

@@ -210,6 +210,9 @@ def _explained(error: Exception, first: int) -> TemplateError:
     reason = said or {MemoryError: "it needs too much memory"}.get(type(error), type(error).__name__)
     if type(error).__name__ in ("TemplateSyntaxError", "SyntaxError"):
         said, hint = "does not render at all", "Mend its source there, or choose another template."
+    elif unknown := re.fullmatch(r"'(\w+)' is undefined", reason):
+        said = "does not render this conversation"
+        hint = f"Give {unknown[1]} a value in the template arguments (--template-kwargs), or choose another template."
     else:
         said = "does not render this conversation"
         hint = "Change the conversation to what the template allows, or choose another template."

@@ -113,6 +113,13 @@ def test_values_that_yaml_chokes_on(text):
     assert len(caught.value.message) < 500
 
 
+@pytest.mark.parametrize("text", ["json", "regex: (", "contains:"])
+def test_a_reply_format_that_is_none_is_refused(text):
+    with pytest.raises(ConfigError, match="eval_format: "):
+        TrainConfig.from_dict({"dataset": "x", "eval_format": text})
+    assert TrainConfig.from_dict({"dataset": "x", "eval_format": "regex: a+"}).eval_format == "regex: a+"
+
+
 def test_every_setting_explains_itself():
     for item in fields(TrainConfig):
         assert item.metadata["help"], item.name

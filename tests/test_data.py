@@ -214,7 +214,7 @@ def test_a_config_belongs_to_the_hub_and_not_to_a_file(write_rows, monkeypatch):
 def test_the_examples_are_clean_and_share_no_row(name):
     train, _ = usable(read_table(f"examples/{name}.jsonl"))
     held_out, _ = usable(read_table(f"examples/{name}.eval.jsonl"))
-    sizes = {"support-json": (150, 40), "assistant": (200, 30), "domain": (150, 40)}
+    sizes = {"support-json": (150, 40), "assistant": (200, 30), "domain": (150, 40), "weekday": (120, 40)}
     assert len(train) >= sizes[name][0]
     assert len(held_out) >= sizes[name][1]
 
@@ -223,6 +223,15 @@ def test_the_examples_are_clean_and_share_no_row(name):
 
     questions = [question(row) for row in [*train, *held_out]]
     assert len(set(questions)) == len(questions)
+
+
+def test_a_weekday_is_the_only_one_in_its_message():
+    import re
+
+    for part in ("", ".eval"):
+        for row in usable(read_table(f"examples/weekday{part}.jsonl"))[0]:
+            _, question, answer = (message["content"] for message in row.messages)
+            assert re.findall(r"\b[A-Z][a-z]+day\b", question) == [answer]
 
 
 def test_support_json_answers_follow_the_rules_of_their_desk():

@@ -40,6 +40,8 @@ def until(run, *states, seconds=60):
 
 def test_a_run_in_a_process_of_its_own_finishes_and_logs(config, tmp_path):
     run = launch.start(config(max_steps=3), tmp_path)
+    status = run.status()  # alive from the first moment on: nobody may take it for dead and begin beside it
+    assert status.state == "queued" and psutil.pid_exists(status.pid) and status.process_started
     status = until(run, "finished", "failed", "interrupted")
     assert status.state == "finished", run.log_tail()
     assert status.pid != os.getpid()
@@ -58,16 +60,6 @@ def test_a_process_that_stands_by_takes_the_next_run(config, tmp_path):
     assert status.pid == ready.pid
     assert "step 2/2" in run.log_tail()
     assert launch._standby is None
-
-
-def test_a_run_is_alive_from_the_first_moment_on(config, tmp_path):
-    """Also while its process still imports: nobody may take it for dead and begin beside it."""
-    run = launch.start(config(max_steps=2), tmp_path)
-    status = run.status()
-    assert status.state == "queued"
-    assert psutil.pid_exists(status.pid)
-    assert status.process_started
-    assert until(run, "finished", "failed", "interrupted").state == "finished", run.log_tail()
 
 
 def test_a_standby_ends_with_the_app():

@@ -387,6 +387,12 @@ def test_what_a_template_raises_is_one_error_with_its_line(template, line, reaso
         assert caught.value.hint
 
 
+def test_a_variable_that_the_template_lacks_is_to_be_given():
+    with pytest.raises(TemplateError) as caught:
+        render_text("{{ 'a' + eos_token }}", {}, talk("a", "b"))
+    assert caught.value.hint.startswith("Give eos_token a value in the template arguments")
+
+
 # ---- the date ----
 
 DAY = date(2026, 3, 5)

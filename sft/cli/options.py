@@ -42,6 +42,13 @@ def positive(text: str) -> int:
     return number
 
 
+def count(text: str) -> int:
+    number = _number(int, text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"must be 0 or more, not {number}")
+    return number
+
+
 def temperature(text: str) -> float:
     number = _number(float, text)
     if not 0 <= number <= 100:
