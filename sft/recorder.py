@@ -87,7 +87,7 @@ class Recorder(TrainerCallback):
         """How long the run has trained, before it was interrupted too."""
         return self.seconds_before + time.time() - self.began
 
-    def start(self, trainer: Trainer, prepared: Prepared) -> None:
+    def start(self, trainer: Trainer, prepared: Prepared, base: str) -> None:
         rows, held_out = len(prepared.train), len(prepared.held_out or ())
         self.trainer = trainer
         parameters = [(parameter.numel(), parameter.requires_grad) for parameter in trainer.model.parameters()]
@@ -99,6 +99,7 @@ class Recorder(TrainerCallback):
             rows=rows,
             held_out_rows=held_out,
             data=prepared.fingerprint,
+            base=base,
             trainable_parameters=trainable,
             total_parameters=total,
             device=str(trainer.accelerator.device),

@@ -55,15 +55,34 @@ class Run:
 
     @property
     def result(self) -> Path | None:
-        """What training made, the adapter or the model: each is put in place by one rename, after it is written."""
-        return next((folder for folder in (self.adapter, self.model) if folder.is_dir()), None)
+        """What training made, the adapter or the model: each is put in place by one rename, after it is written.
+
+        The one that a resumed run had before counts until then: a kill may come between the two renames.
+        """
+        places = (self.adapter, self.model)
+        before = (folder.with_name(f"{folder.name}.before") for folder in places)
+        return next((folder for folder in (*places, *before) if folder.is_dir()), None)
 
     @property
     def has_result(self) -> bool:
         return self.result is not None
 
+    @property
+    def snapshots(self) -> list[int]:
+        """The steps, rising, after which the adapter was kept as it was then."""
+        return sorted(int(folder.name) for folder in self.folder.glob("snapshots/*") if folder.name.isdecimal())
+
+    def snapshot(self, step: int) -> Path:
+        """The adapter as it was after that step, where it is one of `snapshots`. One rename put it in place."""
+        return self.folder / "snapshots" / str(step)
+
     def config(self) -> TrainConfig:
         return TrainConfig.load(self.folder / "config.yaml")
+
+    @property
+    def base_fingerprint(self) -> str | None:
+        """The fingerprint of the base model that it was tuned from, once training has begun; see models.py."""
+        return next((event.get("base") for event in reversed(self.events("start"))), None)
 
     # ---- checkpoints ----
 
@@ -107,7 +126,9 @@ class Run:
         if not os.access(self.folder, os.W_OK):
             return f"{ended}; its folder cannot be written."
         held = next((event["memory"] for event in reversed(self.events("log")) if event.get("memory")), None)
-        of_memory = f" It held {_gb(held)} of the {_gb(psutil.virtual_memory().total)} of memory." if held else ""
+        of_memory = (
+            f" It held {gigabytes(held)} of the {gigabytes(psutil.virtual_memory().total)} of memory." if held else ""
+        )
         return f"{ended}; it was killed, or ran out of memory.{of_memory}"
 
     # ---- events and log ----
@@ -122,11 +143,13 @@ class Run:
         """
         return [event for event in events.read(self.folder / "events.jsonl") if not kinds or event["kind"] in kinds]
 
-    def log_tail(self, lines: int = 15) -> str:
-        if not self.log_file.is_file():
+    def log_tail(self, lines: int = 15, name: str = "log.txt") -> str:
+        """The last lines of a file that a process of the run printed into."""
+        path = self.folder / name
+        if not path.is_file():
             return ""
-        with self.log_file.open("rb") as file:
-            file.seek(max(0, self.log_file.stat().st_size - 20_000))
+        with path.open("rb") as file:
+            file.seek(max(0, path.stat().st_size - 20_000))
             text = file.read().decode("utf-8", errors="replace")
         # A progress bar rewrites its line with carriage returns; only what it said last is of interest.
         return "\n".join(line.rsplit("\r", 1)[-1] for line in text.rstrip().split("\n")[-lines:])
@@ -224,5 +247,19 @@ def step_of(checkpoint: Path | None) -> int:
     return int(_CHECKPOINT.fullmatch(checkpoint.name)[1]) if checkpoint else 0
 
 
-def _gb(size: float) -> str:
+def gigabytes(size: float) -> str:
     return f"{size / 1e9:.1f} GB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds in words, as exactly as a forecast can be: 42 s, 2 min 40 s, 3 h 20 min."""
+    if seconds < 59.5:
+        return f"{seconds:.0f} s"
+    tens, minutes = round(seconds / 10), round(seconds / 60)
+    if tens < 360:
+        return _both(tens // 6, "min", tens % 6 * 10, "s")
+    return _both(minutes // 60, "h", minutes % 60, "min")
+
+
+def _both(large: int, unit: str, small: int, part: str) -> str:
+    return f"{large:,} {unit} {small} {part}" if small else f"{large:,} {unit}"

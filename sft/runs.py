@@ -11,13 +11,9 @@ from pathlib import Path
 
 from sft.config import TrainConfig
 from sft.errors import RunError
-from sft.run import LOCAL_OWNER, Run, step_of
-from sft.run_status import Status
+from sft.run import LOCAL_OWNER, Run
 from sft.runs_lock import locked
 
-__all__ = [
-    "LOCAL_OWNER", "Run", "Status", "create_run", "differing", "find_run", "list_runs", "rename", "runs_dir", "step_of",
-]  # fmt: skip
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 

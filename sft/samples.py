@@ -16,7 +16,7 @@ from sft.config import TrainConfig
 from sft.errors import TemplateError
 from sft.greedy import answering, greedy
 from sft.messages import Conversation
-from sft.runs import Run
+from sft.run import Run
 
 SHARE = 0.09  # of the training's time; the promise is a tenth, and costs are only known afterwards
 LONG = 100  # steps from which a run has time for a second prompt

@@ -23,6 +23,7 @@ from sft.recorder import Recorder, StopAsked
 from sft.run import Run
 from sft.samples import Samples, questions
 from sft.sandbox import guarded
+from sft.snapshots import Snapshots
 from sft.trainer import Trainer, collator_for, device_arguments
 from sft.training_format import training_format
 
@@ -43,7 +44,7 @@ def train(config: TrainConfig, run: Run) -> None:
         _fail(recorder, str(error))
         raise
     except Exception as error:
-        refused = failures.told(error, recorder.step)
+        refused = failures.told(error, recorder.step, run.folder)
         _fail(recorder, str(refused or f"{type(error).__name__}: {error}"))
         if refused:
             raise refused from error
@@ -68,10 +69,12 @@ def _train(config: TrainConfig, run: Run, recorder: Recorder) -> None:
     trainer.remove_callback(PrinterCallback)  # the recorder prints
     trainer.add_callback(recorder)
     trainer.add_callback(checkpoints)
+    if recorder.main and config.finetuning_type == "lora":
+        trainer.add_callback(Snapshots(recorder, config.snapshots))
     for callback in trainer.callback_handler.callbacks:
         if isinstance(callback, TensorBoardCallback):
             callback.logging_dir = str(run.folder / "tensorboard")  # its own choice is in the staging folder
-    recorder.start(trainer, prepared)
+    recorder.start(trainer, prepared, models.fingerprint(folder))
     if recorder.main and (asked := questions(prepared.examples, chat_format, config)):
         trainer.add_callback(Samples(run, asked, chat_format))
     state = _fit(trainer, recorder, checkpoints)

@@ -14,7 +14,8 @@ import pytest
 
 from sft.config import TrainConfig
 from sft.errors import RunError
-from sft.runs import Run, create_run, differing, find_run, list_runs, rename, runs_dir
+from sft.run import Run
+from sft.runs import create_run, differing, find_run, list_runs, rename, runs_dir
 
 CONFIG = TrainConfig.from_dict({"dataset": "examples/support-json.jsonl", "max_steps": 5})
 
@@ -300,6 +301,17 @@ def test_a_run_leaves_the_line_unless_it_was_withdrawn(tmp_path):
     assert not run.leave_line() and run.status().state == "stopped"
     run.enter_line()  # for another process
     assert not run.leave_line() and run.status().state == "queued"
+
+
+@pytest.mark.parametrize("kind", ["adapter", "model"])
+def test_a_kill_between_the_renames_that_put_a_result_in_place_loses_none(tmp_path, kind):
+    run = create_run(CONFIG, tmp_path)
+    (run.folder / f"{kind}.before").mkdir()
+    (run.folder / f"{kind}.writing").mkdir()
+    assert run.result == run.folder / f"{kind}.before"
+    run.set_status("failed")
+    run.reconcile()
+    assert run.result == run.folder / kind and not list(run.folder.glob("*.writing"))
 
 
 def test_runs_that_cannot_be_made_say_so(tmp_path):

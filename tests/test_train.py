@@ -102,12 +102,12 @@ def test_the_same_seed_gives_the_same_losses(config, tmp_path):
 
 
 def test_held_out_loss_is_the_mean_over_tokens(config, tmp_path):
-    from sft.evaluate import evaluate, held_out_rows
+    from sft.evaluate import evaluate, rows_of
 
     run = finish(config(), tmp_path)
-    arms = evaluate(run, held_out_rows(run))
-    assert arms["tuned"].loss == pytest.approx(run.events("eval")[-1]["loss"], abs=1e-4)
-    assert arms["tuned"].loss < arms["base"].loss
+    arms = evaluate(run, *rows_of(run)).arms
+    assert arms["tuned"].value("loss") == pytest.approx(run.events("eval")[-1]["loss"], abs=1e-4)
+    assert arms["tuned"].value("loss") < arms["base"].value("loss")
 
 
 def test_a_stopped_run_keeps_its_adapter(config, tmp_path):
