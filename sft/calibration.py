@@ -29,6 +29,7 @@ CODE = (  # of it too
 )  # fmt: skip
 PACKAGES = ("torch", "transformers", "trl", "peft")
 SECONDS = 40  # on two slow cores; for the progress shown only
+DISTURBED = 0.15  # share of the time spent waiting for a core from which other programs have slowed a measurement
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ class Calibration:
     `work` are the costs of what `work_in` counts. Without a gradient it takes `forward` of that. `start_up` is from the
     start of the process to the first step. `reply_token` is for one token of a reply. Memory rises from `settled` by
     `token_bytes` for each token of the largest micro-batch; loading alone took `load_peak`. `padded`: the model's
-    batches are padded, see trainer.py.
+    batches are padded, see trainer.py. While it was measured, `waited` is the share of the time in which it could have
+    computed, and other programs did.
     """
 
     work: list[float]
@@ -51,6 +53,12 @@ class Calibration:
     token_bytes: float
     load_peak: int
     padded: bool
+    waited: float
+
+    @property
+    def disturbed(self) -> bool:
+        """Whether other programs made the machine look slower than it is."""
+        return self.waited > DISTURBED
 
     def step_seconds(self, batches: list[dict]) -> float:
         """One step that learns from these batches."""
@@ -85,14 +93,12 @@ def work_in(batch: dict) -> list[int]:
     ]
 
 
-def calibration(
-    config: TrainConfig, folder: Path, report: Callable[[str, float], None] = lambda stage, share: None
-) -> Calibration:
-    """What was measured for this kind of training, measured now if need be. Raises ModelError where that fails."""
-    place = _place(config, folder)
-    if not place.is_file():
-        _measure(config, place, report)
-    return _read(place)
+def calibration(config: TrainConfig, folder: Path, report: Callable[[str, float], None]) -> Calibration:
+    """What was measured for this kind of training, measured now if need be. Raises ModelError where that fails.
+
+    A measurement that was disturbed is not kept: the next forecast measures anew.
+    """
+    return known(config, folder) or _measure(config, _place(config, folder), report)
 
 
 def known(config: TrainConfig, folder: Path) -> Calibration | None:
@@ -105,7 +111,7 @@ def _read(place: Path) -> Calibration:
     return Calibration(**json.loads(place.read_text(encoding="utf-8")))
 
 
-def _measure(config: TrainConfig, place: Path, report: Callable[[str, float], None]) -> None:
+def _measure(config: TrainConfig, place: Path, report: Callable[[str, float], None]) -> Calibration:
     place.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=place.parent, prefix="measuring-") as scratch:
         request, result, log = (Path(scratch) / name for name in ("config.json", "result.json", "log.txt"))
@@ -129,7 +135,10 @@ def _measure(config: TrainConfig, place: Path, report: Callable[[str, float], No
             )
         if process.returncode:
             raise RuntimeError(f"The measuring of {config.model} failed:\n{log.read_text()}")
-        result.replace(place)
+        measured = _read(result)
+        if not measured.disturbed:
+            result.replace(place)
+        return measured
 
 
 def _environment() -> dict[str, str]:

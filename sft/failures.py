@@ -1,9 +1,11 @@
-"""What the machine refuses, in words: memory that ran out, a disk that is full, a folder that cannot be written.
+"""What the machine refuses, in words: memory that ran out, a disk that is full, files without the right to them.
 
 Libraries wrap these in errors of their own, so they are known by what they say as well.
 """
 
 import errno
+import os
+from pathlib import Path
 
 from sft.errors import RunError
 
@@ -12,8 +14,8 @@ _NO_SPACE = ("No space left on device", "Disk quota exceeded", "PytorchStreamWri
 _READ_ONLY = ("Read-only file system", "Permission denied")
 
 
-def told(error: BaseException, step: int) -> RunError | None:
-    """The machine's refusal at a step of training as the user's error; None for any other error."""
+def told(error: BaseException, step: int, folder: Path) -> RunError | None:
+    """The machine's refusal at a step of the training in this run folder as the user's error; None for any other."""
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or _says(error, _NO_MEMORY):
         return RunError(
             f"Out of memory at step {step}.",
@@ -23,6 +25,10 @@ def told(error: BaseException, step: int) -> RunError | None:
     if disk_full(error):
         return RunError(f"The disk is full at step {step}: {error}", "Free some space, then resume the run.")
     if _has_number(error, errno.EROFS, errno.EACCES, errno.EPERM) or _says(error, _READ_ONLY):
+        if os.access(folder, os.W_OK):  # so it is something else, such as the model
+            return RunError(
+                f"A file cannot be used at step {step}: {error}", "Give yourself the right to it, then resume the run."
+            )
         return RunError(
             f"The run's folder cannot be written at step {step}: {error}", "Make it writable, then resume the run."
         )

@@ -22,10 +22,11 @@ DIGESTED = 64 * 2**20  # bytes: a larger file takes too long to read only to kno
 SUFFIXES = (".jsonl", ".json", ".csv", ".parquet")
 REMEDIES = {  # for endings that are met often
     **dict.fromkeys((".gz", ".zip", ".zst", ".bz2", ".xz", ".tar", ".7z"), "Unpack it, and give the file inside."),
-    **dict.fromkeys((".xlsx", ".xls", ".ods"), "Save the sheet as CSV, in UTF-8, with commas."),
-    **dict.fromkeys((".tsv", ".tab"), "Save it as CSV, with commas between the columns."),
+    **dict.fromkeys((".xlsx", ".xls", ".ods"), "Save the sheet as CSV, in UTF-8."),
+    **dict.fromkeys((".tsv", ".tab"), "Rename it so that it ends in .csv: tabs between the columns are understood."),
     ".ndjson": "Rename it so that it ends in .jsonl.",
 }
+_MARKS = {",": "commas", ";": "semicolons", "\t": "tabs"}  # between the columns of a CSV file
 
 
 Tick = Callable[[float, str], None]  # how much is done (0 to 1), and what; it may raise to stop the work
@@ -143,7 +144,9 @@ def _unwrapped(value):
 
 def _read_csv(path: Path, tick: Tick) -> Table:
     csv.field_size_limit(2**27)
-    reader = csv.reader(io.StringIO(read_text(path), newline=""), strict=True)
+    text = read_text(path)
+    mark = max(_MARKS, key=text.partition("\n")[0].count)  # semicolons where the comma is the decimal mark
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=mark, strict=True)
     rows, numbers, names, start = [], [], None, 1
     try:
         for cells in reader:
@@ -156,7 +159,7 @@ def _read_csv(path: Path, tick: Tick) -> Table:
             elif cells:
                 raise DataError(
                     f"{path.name}: line {line} has not the {len(names)} columns of line 1, but {len(cells)}.",
-                    "Quote cells that contain commas or line breaks.",
+                    f"Quote cells that contain {_MARKS[mark]} or line breaks.",
                 )
     except csv.Error as error:
         raise DataError(
@@ -174,9 +177,6 @@ def _column_names(path: Path, cells: list[str]) -> list[str]:
     for name in names:
         if names.count(name) > 1:
             raise DataError(f"{path.name}: line 1 names the column {name!r} twice.", "Give each column its own name.")
-    for mark, said in ((";", "semicolons"), ("\t", "tabs")):
-        if len(names) == 1 and mark in names[0]:
-            raise DataError(f"{path.name} has {said} between its columns.", "Save it as CSV with commas.")
     return names
 
 

@@ -31,7 +31,8 @@ Report = Callable[[str, float], None]
 @dataclass(frozen=True)
 class Forecast:
     """`seconds` are from the command to its end, and `parts` say what of them goes where. `memory_bytes` is the peak;
-    `lora_bytes` and `full_bytes` are that of either kind of training, estimated for the kind that the run is not."""
+    `lora_bytes` and `full_bytes` are that of either kind of training, estimated for the kind that the run is not.
+    `disturbed`: other programs worked while the machine was measured, so alone the run will be quicker."""
 
     seconds: float
     parts: dict[str, float]
@@ -40,6 +41,7 @@ class Forecast:
     finetuning_type: str
     lora_bytes: int
     full_bytes: int
+    disturbed: bool
 
 
 def forecast(config: TrainConfig, report: Report = lambda stage, share: None) -> Forecast:
@@ -56,6 +58,7 @@ def forecast(config: TrainConfig, report: Report = lambda stage, share: None) ->
     steps = [[collate(rows) for rows in batches] for batches in _steps(config, prepared)]
     largest = max(part["input_ids"].numel() for step in steps for batch in step for part in batch["parts"])
     need = {kind: _need(replace(config, finetuning_type=kind), folder, largest) for kind in ("lora", "full")}
+    need[config.finetuning_type] = costs.memory(largest)
     memory.check_fits(config, folder, largest, need[config.finetuning_type])
     parts = _parts(config, prepared, costs, steps, questions(prepared.examples, chat_format, config))
     return Forecast(
@@ -66,6 +69,7 @@ def forecast(config: TrainConfig, report: Report = lambda stage, share: None) ->
         finetuning_type=config.finetuning_type,
         lora_bytes=need["lora"],
         full_bytes=need["full"],
+        disturbed=costs.disturbed,
     )
 
 

@@ -64,6 +64,7 @@ def measure(config: TrainConfig) -> Calibration:
             **_memory(work[:, 2], watch.peaks),
             load_peak=load_peak,
             padded=isinstance(trainer.data_collator, PaddedCollator),
+            waited=_waited(),
         )
 
 
@@ -114,6 +115,16 @@ def _reply_token(model) -> float:
     with answering(model):
         greedy(model, [1, 2, 3], [], [], 2)
         return _timed(lambda: greedy(model, [1, 2, 3], [], [], 8)) / 8
+
+
+def _waited() -> float:
+    """The share of the time in which threads of this process could have computed that they waited for a core instead.
+
+    0 where the system does not tell. Shares of a machine that others see too say nothing here: this is our own time.
+    """
+    told = [path.read_text().split() for path in Path("/proc/self/task").glob("*/schedstat")]
+    computed, waited = (sum(int(each[at]) for each in told) for at in (0, 1))
+    return waited / (computed + waited) if told else 0.0
 
 
 def _timed(work) -> float:

@@ -16,6 +16,7 @@ import torch
 from sft.config import TrainConfig
 from sft.errors import ConfigError, ModelError
 from sft.prepare import Prepared
+from sft.run import gigabytes
 
 LIBRARIES = 700e6  # bytes of a process that has imported all that training needs
 GRADIENT, ADAM = 4, 8  # bytes for each trained number
@@ -111,7 +112,3 @@ def _smaller(config: TrainConfig, folder: Path, tokens: int, free: int) -> str:
         if (need := estimate(changed, folder, fewer)) <= free:
             return f"{words}: that takes about {gigabytes(need)}."
     return "Take a smaller model, or end programs that hold memory."
-
-
-def gigabytes(size: int) -> str:
-    return f"{size / 1e9:.1f} GB"

@@ -25,18 +25,22 @@ PETABYTE = 2**50
 def test_memory_that_ran_out_is_told_with_what_to_change(refused):
     with pytest.raises((RuntimeError, MemoryError, OSError)) as caught:
         refused()
-    told = str(failures.told(caught.value, 7))
+    told = str(failures.told(caught.value, 7, Path()))
     assert "Out of memory at step 7." in told and "per_device_train_batch_size" in told
 
 
 def test_a_full_disk_and_a_folder_without_rights_are_told_apart(tmp_path):
     with pytest.raises(OSError) as full, Path("/dev/full").open("wb") as file:
         file.write(b"x" * 100_000)
-    assert "The disk is full at step 1" in str(failures.told(full.value, 1))
+    assert "The disk is full at step 1" in str(failures.told(full.value, 1, tmp_path))
     error = PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(tmp_path))
-    assert "cannot be written at step 1" in str(failures.told(error, 1))
+    assert "The run's folder cannot be written at step 1" in str(failures.told(error, 1, tmp_path / "nobody's"))
+    unreadable = str(
+        failures.told(PermissionError(errno.EACCES, "Permission denied", "model.safetensors"), 1, tmp_path)
+    )
+    assert "A file cannot be used at step 1" in unreadable and "model.safetensors" in unreadable
 
 
 def test_a_defect_of_ours_is_not_put_down_to_the_machine():
-    assert failures.told(ValueError("shapes do not match"), 1) is None
-    assert failures.told(FileNotFoundError(errno.ENOENT, "none", "adapter"), 1) is None
+    assert failures.told(ValueError("shapes do not match"), 1, Path()) is None
+    assert failures.told(FileNotFoundError(errno.ENOENT, "none", "adapter"), 1, Path()) is None

@@ -14,22 +14,18 @@ def add_to(commands) -> None:
 
 def _forecast(options) -> None:
     from sft.config import TrainConfig
-    from sft.forecast import forecast
-    from sft.memory import gigabytes
+    from sft.run import duration, gigabytes
 
-    found = forecast(TrainConfig.load(options.config, options.set), to_stderr)
+    config = TrainConfig.load(options.config, options.set)
+    from sft.forecast import forecast  # imports torch, which takes seconds
+
+    found = forecast(config, to_stderr)
     if options.json:
         print_json(asdict(found))
         return
-    parts = ", ".join(f"{name} {_duration(seconds)}" for name, seconds in found.parts.items() if seconds >= 0.5)
-    print(f"about {_duration(found.seconds)}: {parts}")
+    parts = ", ".join(f"{name} {duration(seconds)}" for name, seconds in found.parts.items() if seconds >= 0.5)
+    print(f"about {duration(found.seconds)}: {parts}")
     print(f"memory {gigabytes(found.memory_bytes)} of {gigabytes(found.free_bytes)} free")
+    if found.disturbed:
+        print("Other programs worked while this was measured: alone it is quicker. Ask again when they have ended.")
     print(f"LoRA {gigabytes(found.lora_bytes)}, all weights {gigabytes(found.full_bytes)}")
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -51,7 +51,8 @@ def _may_begin(run) -> bool:
 def _run_to_train(config, root: Path, options):
     """A new run or one to resume; or the folder that launch.py handed over to this process; or, in a further process
     of the same distributed training, the folder of the first process."""
-    from sft.runs import Run, create_run
+    from sft.run import Run
+    from sft.runs import create_run
 
     if int(os.environ.get("WORLD_SIZE", "1")) > 1 and not options.run_name:
         raise ConfigError("Several processes train together and have no name for their run.", "Give --run-name NAME.")
