@@ -5,6 +5,7 @@ import random
 import re
 import time
 
+import gradio as gr
 import pytest
 from tiny_models import tiny_tokenizer
 
@@ -20,9 +21,9 @@ from sft.runs import create_run
 from sft.tables import read_table
 from sft.ui import (
     arrived,
-    chat,
     inputs,
     paint,
+    panes,
     preview,
     readiness,
     row_views,
@@ -33,7 +34,9 @@ from sft.ui import (
     views,
     visitors,
     watch,
+    who,
 )  # fmt: skip
+from sft.ui.talk import Who, contest_of
 
 NASTY = '<img src=x onerror="alert(1)">${alert(2)}`'
 CONFIG = TrainConfig.from_dict({"dataset": "examples/support-json.jsonl", "max_steps": 4})
@@ -83,14 +86,14 @@ def test_a_visitor_sees_and_touches_no_run_of_another(runs):
     assert "hers" not in str(run_view.show_run("bob", "hers"))
     assert "hers" in run_view.show_run("alice", "hers")[0]
     with pytest.raises(RunError, match="There is no run 'hers'"):
-        chat.contest_of("bob", "hers")
+        contest_of("bob", Who(run="hers"))
     (runs / "hers/adapter").mkdir()
     (runs / "hers/adapter/adapter_model.safetensors").write_bytes(b"")
-    assert ("hers", "hers") in chat.choices("alice")
-    assert ("hers", "hers") not in chat.choices("bob")
+    assert ("hers", "hers") in who.choices("alice")
+    assert ("hers", "hers") not in who.choices("bob")
     assert run.owner == "alice"
-    assert chat.suggested_system("bob", "hers") == ""
-    assert chat.suggested_system("alice", "hers") == "You file support tickets for Northwind Home."
+    assert who.suggested_system("bob", "hers") == ""
+    assert who.suggested_system("alice", "hers") == "You file support tickets for Northwind Home."
 
 
 def test_strangers_on_a_space_name_no_folder_of_the_machine(monkeypatch, tmp_path):
@@ -132,7 +135,7 @@ def test_a_source_that_is_missing_or_not_the_visitors_is_told(runs, values, said
 
 
 def test_bubbles_keep_leading_spaces_and_lines():
-    (bubble,) = chat._bubbles([{"role": "assistant", "content": "    if x:\n        y\n"}])
+    (bubble,) = panes.bubbles([{"role": "assistant", "content": "    if x:\n        y\n"}])
     assert bubble["content"] == [{"type": "text", "text": "    if x:\n        y\n"}]
 
 
@@ -204,7 +207,7 @@ def test_only_presets_are_read_by_name(name):
     with pytest.raises(ConfigError, match="There is no preset"):
         inputs.preset_of(name)
     with pytest.raises(ConfigError, match="There is no preset"):
-        preview.choose_template(name, "any", "", None)
+        preview.choose_template(name, "any", "", None, None)
 
 
 def test_the_template_edited_on_the_page_is_compared_and_picked_again(shown):
@@ -214,12 +217,14 @@ def test_the_template_edited_on_the_page_is_compared_and_picked_again(shown):
     compared = shown(second="edited", edited=edited)[5]
     assert "edited on this page" in compared
     assert "the model&#x27;s own" in compared
-    assert preview.choose_template("edited", "any", "", edited)[:2] == (edited, edited.source)
+    assert preview.choose_template("edited", "any", "", edited, None)[:2] == (edited, edited.source)
+    skipped = preview.choose_template("edited", "any", "", edited, edited)[:2]
+    assert skipped == (gr.skip(), gr.skip())  # what is being written is never overwritten
     assert "In use: edited on this page." in shown(edited, "own", edited)[4]
 
 
 def test_another_models_template_says_whose_it_is(shown, tiny_base_model):
-    picked, source, _ = preview.choose_template("other", "any", f" {tiny_base_model} ", None)
+    picked, source, _ = preview.choose_template("other", "any", f" {tiny_base_model} ", None, None)
     assert source == picked.source == preset("plain")
     assert f"In use: the template of {tiny_base_model}." in shown(picked)[4]
 
@@ -329,11 +334,11 @@ def test_on_a_space_nobody_acts_as_the_shared_owner(runs, monkeypatch):
     for owner in ("", "local", None, "short", 7):
         assert run_view.run_names(owner) == []
         assert "shared" not in str(run_view.show_run(owner, "shared"))
-        assert "shared" not in str(chat.choices(owner))
+        assert "shared" not in str(who.choices(owner))
         with pytest.raises(UserError, match="lost track of who you are"):
             visitors.check_owner(owner)
         with pytest.raises(UserError, match="lost track of who you are"):
-            chat.contest_of(owner, "shared")
+            contest_of(owner, Who(run="shared"))
 
 
 @pytest.mark.parametrize("stored", [None, {}, {"owner": "local"}, {"owner": ["a" * 40]}, {"owner": "a/" * 20}])
@@ -414,65 +419,15 @@ def test_a_name_that_is_far_too_long_is_told_in_words(monkeypatch, name):
         settings.make_config("embedded", {}, "Hub", None, None, name, "", "")
 
 
-@pytest.mark.parametrize("who", [None, "", "base alone: "])
-def test_nobody_to_answer_is_told_in_words(who):
+@pytest.mark.parametrize("nobody", [Who(), Who(base="  ")])
+def test_nobody_to_answer_is_told_in_words(nobody):
     with pytest.raises(UserError, match="chosen"):
-        chat.contest_of("local", who)
+        contest_of("local", nobody)
 
 
 def test_no_run_is_told_in_words():
     with pytest.raises(RunError, match="No run is chosen"):
         visitors.run_of("local", None)
-
-
-# ---- chat ----
-
-
-def test_a_question_without_a_reply_is_not_part_of_the_talk(monkeypatch):
-    import gradio as gr
-
-    import sft.chat
-
-    talk = chat.Talk([{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}], [], notes=["x", "y"])
-    steps = chat.answer("local", "base alone: no/such", "", "new", talk, 0, 1, 8, 0)
-    first = next(steps)
-    assert first[0] == talk
-    assert first[1][-1]["content"] == [{"type": "text", "text": "new"}]
-
-    def fail(owner, who):
-        raise UserError("no reply today")
-
-    monkeypatch.setattr(chat, "contest_of", fail)
-    back = next(steps)
-    assert back[0] == talk
-    assert back[1] == chat._bubbles(talk.base)
-    with pytest.raises(gr.Error, match="no reply today"):
-        next(steps)
-
-    class Tokenizer:
-        def decode(self, ids):
-            return "prompt"
-
-    class Contest:
-        adapters = (1, 2)
-
-        class chat_format:
-            tokenizer = Tokenizer()
-            prompt_ids = staticmethod(lambda messages: [len(messages)])
-
-    monkeypatch.setattr(chat, "contest_of", lambda owner, who: Contest)
-    monkeypatch.setattr(sft.chat, "stream", lambda *given: iter([[sft.chat.Reply([1], "hi")] * 2]))
-    *_, last = chat.answer("local", "run", "", "new", talk, 0, 1, 8, 0)
-    assert [message["content"] for message in last[0].base] == ["a", "b", "new", "hi"]
-    assert last[0].prompts == [[3], [1]]
-
-
-def test_a_held_out_question_may_have_no_text(monkeypatch, runs, write_rows):
-    create_run(CONFIG, runs, "one")
-    row = {"messages": [{"role": "user", "tool_calls": []}, {"role": "user", "content": "q"}, {}]}
-    held_out = [type("Row", (), row)]
-    monkeypatch.setattr(chat, "load_split", lambda config: type("Split", (), {"held_out": held_out}))
-    assert chat.held_out_prompt("local", "one") == "q"
 
 
 def test_a_progress_bar_tells_a_plain_number():

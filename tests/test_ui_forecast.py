@@ -12,12 +12,13 @@ import pytest
 
 from sft.config import TrainConfig
 from sft.errors import ConfigError
+from sft.run import duration
 from sft.runs import create_run
-from sft.ui import forecast_card, forecasts, settings
+from sft.ui import forecasts, settings
 
 TOLD = {
     "seconds": 162.0, "parts": {"start": 9.0, "training": 153.0}, "memory_bytes": 1.6e9, "free_bytes": 16e9,
-    "finetuning_type": "lora", "lora_bytes": 1.6e9, "full_bytes": 3.2e9,
+    "finetuning_type": "lora", "lora_bytes": 1.6e9, "full_bytes": 3.2e9, "disturbed": False,
 }  # fmt: skip
 FORM = ["embedded", False, *settings.example_settings("support-json"), "Example", "support-json", None, "", "", "train"]
 
@@ -160,4 +161,4 @@ def test_the_command_tells_what_the_card_shows():
     [(8.4, "8 s"), (59.9, "1 min"), (162, "2 min 40 s"), (299, "5 min"), (3599, "1 h"), (12_000, "3 h 20 min")],
 )
 def test_durations_are_told_as_exactly_as_they_are_known(seconds, words):
-    assert forecast_card.duration(seconds) == words
+    assert duration(seconds) == words

@@ -11,11 +11,11 @@ from sft.chat_format import Rendered
 from sft.check import check
 from sft.config import TrainConfig
 from sft.errors import ConfigError, DataError, SandboxBusy, UserError
-from sft.evaluate import held_out_rows
+from sft.evaluate import rows_of
 from sft.origins import Span
 from sft.runs import create_run
 from sft.shapes import shape_of
-from sft.ui import chat, checks, inputs, mapping, row_views, rows, settings, sources
+from sft.ui import checks, inputs, mapping, row_views, rows, settings, sources, who
 from sft.ui.checks import Check, Progress, check_of
 from sft.ui.inputs import format_of
 from sft.ui.sources import Source, table_of
@@ -319,8 +319,8 @@ def test_columns_of_a_run_hold_for_its_system_message_and_for_other_held_out_row
     columns = "user=Frage, assistant=Antwort, system=Zusatz"
     config = TrainConfig.from_dict({"dataset": str(write_rows(MAPPED)), "columns": columns})
     run = create_run(config, runs, "mapped")
-    assert chat.suggested_system("local", "mapped") == "Kurz bitte."
-    (row,) = held_out_rows(run, str(write_rows(MAPPED[:1], "other.jsonl")))
+    assert who.suggested_system("local", "mapped") == "Kurz bitte."
+    ((row,), _) = rows_of(run, str(write_rows(MAPPED[:1], "other.jsonl")))
     assert row.messages[-1]["content"] == "Das ist 0."
 
 

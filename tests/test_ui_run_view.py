@@ -16,12 +16,6 @@ STOP, RESUME, CHAT = 3, 4, 5  # where the buttons are in what show_run returns
 
 
 @pytest.fixture
-def runs(tmp_path, monkeypatch):
-    monkeypatch.setenv("SFT_RUNS_DIR", str(tmp_path))
-    return tmp_path
-
-
-@pytest.fixture
 def run(runs):
     return create_run(CONFIG, runs, "one")
 

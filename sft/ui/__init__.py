@@ -13,7 +13,7 @@ import gradio as gr
 
 from sft import launch
 from sft.runs import list_runs, runs_dir
-from sft.ui import chat, preview, run_view, settings, tune, visitors
+from sft.ui import chat, preview, run_view, tune, visitors, who
 from sft.ui.readiness import READINESS
 
 _HERE = Path(__file__).parent
@@ -83,6 +83,7 @@ def build() -> gr.Blocks:
         tune_tab.select(_stand_by, **_QUIET)
         tune_tab.select(**tune_parts["look"])
         chat_tab.select(_import_chat, **_QUIET)
+        chat_tab.select(lambda: True, None, chat_parts["in_sight_st"], **_QUIET).then(**chat_parts["readying"])
         chat_tab.select(_refresh_chat, [owner_st, chat_parts["run_dd"]], chat_parts["run_dd"], **_QUIET)
     return demo
 
@@ -101,12 +102,11 @@ def _wire(demo, tabs, owner_st, browser_bs, banner_html, ready_timer, preview_pa
         return {"owner": owner, "run": run or ""} if visitors.known(owner) else gr.skip()
 
     def to_chat(owner, run):
-        return gr.Tabs(selected="chat"), gr.update(choices=chat.choices(owner), value=run)
+        return gr.Tabs(selected="chat"), gr.update(choices=who.choices(owner), value=run)
 
     demo.load(arrive, browser_bs, [owner_st, browser_bs, run_dd], **_QUIET).then(**tune_parts["looking"]).then(
         _refresh_chat, [owner_st, chat_dd], chat_dd, **_QUIET
     )
-    demo.load(settings.example_settings, gr.State("support-json"), tune_parts["fields"], **_QUIET)
     ready_timer.tick(
         watch, model_dds, [banner_html, ready_timer, *model_dds], queue=False, **_QUIET
     ).then(
@@ -166,7 +166,7 @@ def _import_chat() -> None:
 
 def _refresh_chat(owner: str, chosen: str | None):
     """The chat's choices now; the newest run is chosen where nothing is."""
-    options = chat.choices(owner)
+    options = who.choices(owner)
     values = [value for _, value in options]
-    default = next((value for value in values if not value.startswith(chat.BASE_ALONE)), f"{chat.BASE_ALONE}embedded")
+    default = next((value for value in values if not value.startswith(who.BASE_ALONE)), f"{who.BASE_ALONE}embedded")
     return gr.update(choices=options, value=chosen if chosen in values else default)

@@ -1,7 +1,9 @@
 """Paints a forecast: time, memory beside what is free, and LoRA's memory beside that of full fine-tuning."""
 
+from sft.run import duration, gigabytes
 from sft.ui.paint import escape
-from sft.ui.run_card import gigabytes
+
+DISTURBED = ". Measured while other programs worked: alone it is quicker."
 
 
 def told(forecast: dict) -> str:
@@ -16,23 +18,9 @@ def told(forecast: dict) -> str:
     return (
         f'<div class="card forecast" role="status"><p><b>about {duration(forecast["seconds"])}</b> · '
         f"<b>{gigabytes(need)}</b> of {gigabytes(free)} free</p>"
-        f'<p class="hint">{", ".join(parts)}</p>'
+        f'<p class="hint">{", ".join(parts)}{DISTURBED if forecast["disturbed"] else ""}</p>'
         f'<ul class="needs" aria-label="Memory at its peak">{kinds}</ul></div>'
     )
-
-
-def duration(seconds: float) -> str:
-    """Seconds in words, as exactly as a forecast can be: 42 s, 2 min 40 s, 3 h 20 min."""
-    if seconds < 59.5:
-        return f"{seconds:.0f} s"
-    tens, minutes = round(seconds / 10), round(seconds / 60)
-    if tens < 360:
-        return _both(tens // 6, "min", tens % 6 * 10, "s")
-    return _both(minutes // 60, "h", minutes % 60, "min")
-
-
-def _both(large: int, unit: str, small: int, part: str) -> str:
-    return f"{large:,} {unit} {small} {part}" if small else f"{large:,} {unit}"
 
 
 def _bar(size: float, free: float) -> str:

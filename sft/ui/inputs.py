@@ -24,14 +24,19 @@ def format_of(model: str) -> ChatFormat:
     """The chat format of a model, loaded once. Raises UserError while that model is still on its way."""
     guard_model(model)
     model = model.strip()
-    if READINESS.awaits(model):
-        raise UserError(f"The model is being prepared: {READINESS.stage}.", "Wait for the bar at the top.")
+    check_ready(model)
     return _format_of(model, stamp(model))
 
 
 @lru_cache(maxsize=8)
 def _format_of(model: str, stamp: tuple) -> ChatFormat:
     return guarded(ChatFormat.of(models.load_tokenizer(models.locate(model, weights=False))))
+
+
+def check_ready(model: str) -> None:
+    """Raises UserError while that model is still on its way."""
+    if READINESS.awaits(model):
+        raise UserError(f"The model is being prepared: {READINESS.stage}.", "Wait for the bar at the top.")
 
 
 def guard_model(name: str | None) -> None:

@@ -175,7 +175,8 @@ def build(demo: gr.Blocks) -> dict:
 
     see = {"fn": show, "inputs": view_inputs, "outputs": shown, **_LIVE}
     chosen = [conversation_st, shape_st, json_tb, json_html]
-    example_dd.input(user_errors(choose_example), [example_dd, shape_st], [*chosen, row_nb], **_LIVE).then(**see)
+    # A dropdown's `input` also fires when its field is left, and would undo what was written elsewhere meanwhile.
+    example_dd.change(user_errors(choose_example), [example_dd, shape_st], [*chosen, row_nb], **_LIVE).then(**see)
     row_nb.change(user_errors(choose_row), [example_dd, row_nb, shape_st], chosen, **_LIVE).then(**see)
     json_tb.input(from_json, [json_tb, shape_st], [conversation_st, shape_st, json_html], **_LIVE).then(**see)
     json_tab.select(_dump, conversation_st, json_tb, **_QUIET)
@@ -184,8 +185,8 @@ def build(demo: gr.Blocks) -> dict:
     for trigger in (prompt_cb.change, kwargs_tb.change, date_tb.change, versus_dd.input):
         trigger(**see)
     sources = {"fn": user_errors(choose_template), "outputs": [template_st, source_code, other_tb], **_LIVE}
-    template_inputs = [template_dd, model_dd, other_tb, edited_st]
-    for trigger in (template_dd.input, model_dd.change, other_tb.submit):
+    template_inputs = [template_dd, model_dd, other_tb, edited_st, template_st]
+    for trigger in (template_dd.change, model_dd.change, other_tb.submit):
         trigger(inputs=template_inputs, **sources).then(**see)
     source_code.input(edit, source_code, [template_st, edited_st, template_dd], **_LIVE).then(**see)
     what_if_btn.click(user_errors(what_if), [*format_inputs, conversation_st], what_if_html, **_QUIET)
@@ -245,13 +246,14 @@ def edit(text: str) -> tuple[Template, Template, str]:
     return edited, edited, EDITED
 
 
-def choose_template(name: str, model: str, other: str, edited: Template | None):
+def choose_template(name: str, model: str, other: str, edited: Template | None, used: Template | None):
     """The template that was picked, its source, and whether to ask for another model's name."""
     asks = gr.update(visible=name == OTHER)
     if name == OTHER and not (other or "").strip():
         return gr.skip(), gr.skip(), asks
     if name == EDITED:
-        return (edited, edited.source, asks) if edited else (gr.skip(), gr.skip(), asks)
+        again = edited and edited != used  # else it is the source that is being written just now
+        return (edited, edited.source, asks) if again else (gr.skip(), gr.skip(), asks)
     if name == OWN:
         try:
             return None, format_of(model).chat_template, asks

@@ -147,7 +147,7 @@ def build(model_dd, max_length_nb, columns_tb, source: list, triggers: list[Call
     gr.on([pick.input for pick in picks], user_errors(try_columns), [*picks, *source], first_html, **_QUIET)
     apply_btn.click(mapping.setting, picks, columns_tb, **_QUIET).then(**looking)
     stepping = {"outputs": [row_nb, at_st, note_html, row_html], "trigger_mode": "always_last", **_QUIET}
-    for trigger, way in ((previous_btn.click, -1), (next_btn.click, 1), (kind_dd.input, 0)):
+    for trigger, way in ((previous_btn.click, -1), (next_btn.click, 1), (kind_dd.change, 0)):
         trigger(user_errors(partial(step, way)), [asked_st, at_st, kind_dd], **stepping)
     row_nb.change(user_errors(go), [asked_st, at_st, row_nb], **stepping)
     return looking

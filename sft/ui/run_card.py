@@ -3,7 +3,8 @@
 import time
 
 from sft import launch
-from sft.runs import Run, Status, step_of
+from sft.run import Run, gigabytes, step_of
+from sft.run_status import Status
 from sft.ui.paint import clock, escape, progress_bar
 
 SHOWN_AS = {"queued": "in line"}  # where the state's own name would tell a person less
@@ -62,10 +63,6 @@ def _last(events: list[dict], what: str) -> str:
     return "" if found is None else f"{found:.3f}"
 
 
-def gigabytes(count: float) -> str:
-    return f"{count / 1e9:.1f} GB"
-
-
 def _times(status: Status, start: dict, logs: list[dict], ends: list[dict]) -> list[tuple[str, str]]:
     """Counted from the last start of training: how long a run waited, or lay still, says nothing about it."""
     if not status.active:
@@ -104,7 +101,7 @@ def place(ahead: int) -> str:
 def _result(run: Run, status: Status) -> str:
     if status.active or not run.has_result:
         return ""
-    what = "adapter" if run.result == run.adapter else "model"
+    what = "model" if run.result == run.model else "adapter"
     goes_on = " Resume goes on from there." if status.state == "stopped" and run.resumable else ""
     return f'<p class="done">The {what} is in <code>{escape(run.result)}</code>.{goes_on}</p>'
 

@@ -12,7 +12,8 @@ import gradio as gr
 
 from sft import launch
 from sft.errors import UserError
-from sft.runs import Run, Status
+from sft.run import Run
+from sft.run_status import Status
 from sft.ui import paint
 from sft.ui.curves import curve, lines_of
 from sft.ui.inputs import user_errors

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from sft import models
 from sft.errors import UserError
-from sft.runs import Run, differing
+from sft.run import Run
+from sft.runs import differing
 from sft.ui.curves import Line, curve, lines_of, spark
 from sft.ui.paint import empty, escape
 from sft.ui.run_card import badge

@@ -44,15 +44,15 @@ def chatml_field() -> gr.Checkbox:
     )  # fmt: skip
 
 
-def field(name: str):
+def field(name: str, value):
     """The input for a setting, with label and help text from TrainConfig."""
     rules, default = FIELDS[name].metadata, FIELDS[name].default
     about = {"label": rules["label"], "info": rules["help"], "min_width": 150, "elem_id": f"setting-{name}"}
     if rules["choices"]:
-        return gr.Dropdown(list(rules["choices"]), value=default, **about)
+        return gr.Dropdown(list(rules["choices"]), value=value, **about)
     if isinstance(default, str | None):  # only a text may be left out
-        return gr.Textbox(default, **about)
-    return gr.Number(default, precision=0 if isinstance(default, int) else None, **about)
+        return gr.Textbox(value, **about)
+    return gr.Number(value, precision=0 if isinstance(default, int) else None, **about)
 
 
 def rate_of(kind: str, learning_rate: float | None) -> float | None:
@@ -84,6 +84,7 @@ def make_config(model, settings: dict, kind, example, *upload_and_hub) -> TrainC
     source = chosen(kind, example, *upload_and_hub)
     if kind == "Example":
         values |= {"dataset": source.name, "eval_dataset": str(DATA[example].with_suffix(".eval.jsonl"))}
+        values["eval_format"] = read_yaml(Path("examples") / f"{example}.yaml").get("eval_format")
     else:
         values |= {"dataset": source.name, "dataset_config": source.config, "train_split": source.split}
         values |= {"eval_share": 0.1}

@@ -3,7 +3,8 @@
 import gradio as gr
 
 from sft.errors import RunError
-from sft.runs import Run, rename
+from sft.run import Run
+from sft.runs import rename
 from sft.ui.inputs import user_errors
 from sft.ui.paint import escape
 from sft.ui.run_view import run_names

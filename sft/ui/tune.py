@@ -17,6 +17,9 @@ _QUIET = {"show_progress": "hidden", "api_visibility": "private"}
 
 def build(owner_st: gr.State) -> dict:
     """Builds and wires the tab. Returns what the page's load and the Chat tab need."""
+    first = "support-json"
+    filled_st = gr.State(first)  # the example whose settings were filled in last
+    begun = dict(zip(form.SETTINGS, form.example_settings(first), strict=True))
     with gr.Row():
         with gr.Column(scale=4, min_width=320):
             model_dd = gr.Dropdown(
@@ -26,7 +29,7 @@ def build(owner_st: gr.State) -> dict:
                 label="Model to tune",
             )
             source_rd = gr.Radio(["Example", "Upload", "Hub"], value="Example", label="Data")
-            example_dd = gr.Dropdown(list(DATA), value="support-json", label="Example data set")
+            example_dd = gr.Dropdown(list(DATA), value=first, label="Example data set")
             upload_fl = gr.File(
                 label="JSONL, JSON, CSV or Parquet", file_types=[".jsonl", ".json", ".csv", ".parquet"], visible=False
             )
@@ -37,11 +40,11 @@ def build(owner_st: gr.State) -> dict:
             look_btn = gr.Button("Look at the rows", size="sm", elem_id="look-at-rows")
             kind_rd = form.kind_field()
             with gr.Row():
-                main = [form.field(name) for name in form.MAIN]
+                main = [form.field(name, begun[name]) for name in form.MAIN]
             with gr.Accordion("Advanced: names as in TRL and PEFT", open=False):
                 chatml_cb = form.chatml_field()
                 with gr.Row():
-                    advanced = [form.field(name) for name in form.ADVANCED]
+                    advanced = [form.field(name, begun[name]) for name in form.ADVANCED]
             settings = dict(zip(form.SETTINGS, [kind_rd, *main, *advanced], strict=True))
             fields = list(settings.values())
             source = [source_rd, example_dd, upload_fl, hub_tb, config_tb, split_tb]
@@ -65,6 +68,10 @@ def build(owner_st: gr.State) -> dict:
         run = launch.start(config, runs_dir(), owner)
         return gr.update(choices=run_view.run_names(owner), value=run.name)
 
+    def fill(example, filled):
+        """The settings of an example that is new: a dropdown's `input` also fires when its field is left."""
+        return [example, *form.example_settings(example)] if example != filled else [gr.skip()] * (1 + len(fields))
+
     def duplicate(owner, ticked):
         """The settings and the data of a run, back in the form."""
         run = side_by_side.only(owner, ticked)
@@ -73,10 +80,12 @@ def build(owner_st: gr.State) -> dict:
         but = f" It has no place for {', '.join(lost)}, which are as for every new run." if lost else ""
         said = f"The form holds the settings of {run.name} now.{but} Change what you like, then press Start."
         gr.Info(paint.escape(said))
-        return [config.model, form.learns_chatml(config), *form.settings_of(config), *form.source_of(config)]
+        source = form.source_of(config)
+        return [config.model, form.learns_chatml(config), *form.settings_of(config), *source, source[1]]
 
     source_rd.change(_shown, source_rd, [example_dd, upload_fl, hub_row], **_QUIET)
-    example_dd.input(form.example_settings, example_dd, fields, **_QUIET).then(**look).then(**forecast["changed"])
+    filling = {"inputs": [example_dd, filled_st], "outputs": [filled_st, *fields], **_QUIET}
+    example_dd.input(fill, **filling).then(**look).then(**forecast["changed"])
     rate_nb, of_lora = settings["learning_rate"], [settings[name] for name in form.LORA_ONLY]
     kind_rd.input(form.rate_of, [kind_rd, rate_nb], rate_nb, **_QUIET)
     kind_rd.change(form.usable, kind_rd, [chatml_cb, *of_lora], **_QUIET)
@@ -84,9 +93,9 @@ def build(owner_st: gr.State) -> dict:
         user_errors(begin), [owner_st, forecast["page_st"], *whole_form], run_dd, api_visibility="private"
     ).success(**viewed["looking"])
     listed["duplicate_btn"].click(
-        user_errors(duplicate), [owner_st, listed["ticked_st"]], whole_form, **_QUIET
+        user_errors(duplicate), [owner_st, listed["ticked_st"]], [*whole_form, filled_st], **_QUIET
     ).success(**look).then(**forecast["changed"])
-    return {**viewed, "model_dd": model_dd, "fields": fields, "look": look}
+    return {**viewed, "model_dd": model_dd, "look": look}
 
 
 def _shown(kind: str) -> list:

@@ -13,6 +13,7 @@ from typing import NamedTuple
 from sft.chat_format import TEMPLATE, Rendered
 from sft.finding import Finding
 from sft.origins import Dropped
+from sft.token_text import byte_names
 from sft.traits import Traits
 from sft.ui.paint import TEXT_SHOWN, escape, panel, parted, shown, visible
 
@@ -215,27 +216,10 @@ def _chip(rendered: Rendered, at: int) -> str:
     shown = escape(rendered.text[start:end].translate(_SIGNED))
     kinds = f"token role-{rendered.roles[at]}" + " trained" * rendered.assistant_mask[at]
     if (start, end) in neighbours:  # one of several tokens that make up one character
-        shown, kinds = escape(_bytes(token)), kinds + " bytes"
+        shown, kinds = escape(byte_names(token)), kinds + " bytes"
     elif rendered.text[start:end] == token and token.startswith(("<", "[")) and len(token) > 2:
         kinds += " special"
     return f'<span class="{kinds}">{shown or escape(token)}<small>{rendered.token_ids[at]}</small></span>'
-
-
-def _bytes(token: str) -> str:
-    """A part of a character as its bytes, such as ⟨F0 9F⟩; tokenizers write bytes as letters, or as <0xF0>."""
-    if token.startswith("<0x"):
-        return f"⟨{token[3:-1]}⟩"
-    return f"⟨{' '.join(f'{_LETTERS[letter]:02X}' for letter in token if letter in _LETTERS)}⟩"
-
-
-def _byte_letters() -> dict[str, int]:
-    """The letter that byte-level tokenizers write for each byte: its own where it prints, else one from 256 on."""
-    printing = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = [byte for byte in range(256) if byte not in printing]
-    return {chr(byte): byte for byte in printing} | {chr(256 + at): byte for at, byte in enumerate(others)}
-
-
-_LETTERS = _byte_letters()
 
 
 def _mask(rendered: Rendered, pieces: list[_Piece], painted: list[_Piece]) -> str:

@@ -8,7 +8,8 @@ import secrets
 
 from sft import models
 from sft.errors import RunError, UserError
-from sft.runs import LOCAL_OWNER, Run, find_run, list_runs, runs_dir
+from sft.run import LOCAL_OWNER, Run
+from sft.runs import find_run, list_runs, runs_dir
 
 _TOKEN = re.compile(r"[A-Za-z0-9_-]{32,128}")
 

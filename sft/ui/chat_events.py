@@ -1,0 +1,267 @@
+"""What happens in the Chat tab: asking, stopping, and turning to somebody else. Handlers alone, no components.
+
+Each choice of who answers, and in which template, has a conversation of its own. The one that is left is kept, and
+comes back with the choice; its last question goes along, so that the next can be asked the same.
+"""
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+import gradio as gr
+
+from sft.best_prompt import LIKE_EXAMPLES
+from sft.errors import UserError
+from sft.ui import paint
+from sft.ui.answering import answer, broken_off, get_ready
+from sft.ui.panes import PANES, exact, painted, stamps
+from sft.ui.talk import PROMPTED, Talk, Who, empty
+from sft.ui.verdict_events import provided
+from sft.ui.visitors import run_of
+from sft.ui.who import (
+    BASE_ALONE,
+    held_out_questions,
+    same_model,
+    stage_label,
+    stage_of,
+    stages,
+    state,
+    suggested_system,
+    thirds,
+    who_of,
+)
+
+SHOWN = 2 + 3 * PANES  # what `paint_talk` gives
+TEMPLATES = {
+    "right": "The chat template that belongs to the model, as in training: in it a tuned model learned to answer, and "
+    "to stop.",
+    "none": "No template, no markers: the bare text, and the model goes on with it. That is all that a base model "
+    "does; it may as well write further questions.",
+    "wrong": "The template of another family, named under each reply. Its markers are odd text to this model: it is "
+    "asked as it never was in training. The reply may still be right, or make no sense, or never end.",
+}
+
+
+def paint_talk(talk: Talk) -> tuple:
+    return talk, *painted(talk), *exact(talk)
+
+
+# ---- asking ----
+
+
+def once_turned(asking: Callable) -> Callable:
+    """`asking`, where the page has turned to whom the controls name. It takes a second; until then `talk` is still
+    with those before, and a question would go to them."""
+
+    def ask(chosen, stage, third, other_format, template, turned_to, *values) -> Iterator[tuple]:
+        if (chosen, stage, third, other_format, template) != turned_to:
+            raise gr.Error(
+                "The page is still turning to who you chose. Ask again in a moment; if this stays, reload the page.",
+                title="Not asked",
+                print_exception=False,
+            )
+        yield from asking(*values)
+
+    ask.__name__ = asking.__name__
+    return ask
+
+
+def send(owner, system, third_system, prompt, talk: Talk, *sampling) -> Iterator[tuple]:
+    """The replies to what was written; what a person wrote goes back to the prompt where none came."""
+    if not (prompt or "").strip():
+        yield (gr.skip(),) * (SHOWN + 1)
+        return
+    talk = told(talk, system, third_system)
+    try:
+        for at, values in enumerate(replying(owner, talk, prompt, sampling, kept=replace(talk, asked=prompt))):
+            yield *values, gr.skip() if at else ""  # once: the next question may be written meanwhile
+    except gr.Error:
+        yield *(gr.skip() for _ in range(SHOWN)), prompt
+        raise
+
+
+def retry(owner, system, third_system, talk: Talk, *sampling) -> Iterator[tuple]:
+    """The last question once more, as if it had not been answered."""
+    if not talk.questions:
+        yield (gr.skip(),) * SHOWN
+        return
+    earlier = told(talk.until(len(talk.questions) - 1), system, third_system)
+    yield from replying(owner, earlier, talk.questions[-1], sampling, kept=talk)
+
+
+def ask_again(owner, system, third_system, talk: Talk, *sampling) -> Iterator[tuple]:
+    """All questions from the first on, and at the end whether the replies are the same."""
+    if not talk.questions:
+        yield (gr.skip(),) * SHOWN
+        return
+    now = told(talk.until(0), system, third_system)
+    for question in talk.questions:
+        for values in replying(owner, now, question, sampling, kept=talk):
+            yield values
+        now = values[0]
+    yield paint_talk(replace(now, said=_compared(talk, now)))
+
+
+def _compared(before: Talk, now: Talk) -> str:
+    others = []
+    for old, new in zip(before.panes, now.panes, strict=True):
+        pairs = zip(old.history[1::2], new.history[1::2], strict=True)
+        others.append([(was["content"], text["content"]) for was, text in pairs if was != text])
+    other, count = sum(map(len, others)), len(now.panes) * len(now.questions)
+    if not other:
+        return f"Asked again: all {count} replies are what they were."
+    first = [pane[0] for pane in others if pane]  # those after it answer another history
+    why = "Settings, seed, libraries or weights differ."
+    if all(text.startswith(was) for was, text in first):
+        why = "They go on where a reply was stopped before, by hand or at a lower limit."
+    return f"Asked again: {other} of {count} replies are others now. {why}"
+
+
+def told(talk: Talk, system, third_system) -> Talk:
+    """The conversation with the system messages as they are now."""
+    who = replace(talk.who, third_system=third_system or "")
+    return replace(talk, who=who, system=system or "", asked="", said="")
+
+
+def replying(owner, talk: Talk, question: str, sampling, kept: Talk) -> Iterator[tuple]:
+    """Streams what `shown` shows. Until a reply begins the visitor's talk stays `kept`, and so it is again where none
+    comes: a question without a reply would be read as part of the next one."""
+    try:
+        begun = False
+        for now in answer(owner, talk, question, *sampling):
+            read = (gr.skip(),) * PANES if begun else exact(now)  # it does not change from token to token
+            begun = any(pane.reply for pane in now.panes)
+            yield now if begun else kept, *painted(now), *read
+    except Exception as error:
+        yield paint_talk(replace(kept, asked=""))
+        if isinstance(error, UserError):
+            words = paint.escape(str(error))
+            raise gr.Error(words, duration=None, title="No reply", print_exception=False) from None
+        words = paint.escape(f"{type(error).__name__}: {error}\n→ The conversation is as it was. Try again.")
+        raise gr.Error(words, duration=None, title="The reply broke off") from error
+
+
+def stopped(talk: Talk, prompt) -> tuple:
+    """What is kept after Stop; a question without a reply goes back to the prompt, but in place of no draft."""
+    return *paint_talk(broken_off(talk)), gr.skip() if (prompt or "").strip() else talk.asked or gr.skip()
+
+
+def ready(in_sight: bool, owner, system, talk: Talk) -> None:
+    """Loads who was chosen, once the tab has been looked at: others need no models in memory."""
+    if in_sight:
+        get_ready(owner, told(talk, system, talk.who.third_system))
+
+
+def clear(talk: Talk) -> tuple:
+    return paint_talk(empty(talk.who, talk.template))
+
+
+def held_out_prompt(owner: str, chosen: str | None, draft: str | None):
+    """A question from the rows that the run was never trained on. Takes the place of another such, but of no draft."""
+    if not chosen or chosen.startswith(BASE_ALONE):
+        gr.Info("A base model alone has no held-out rows; choose a run.")
+        return gr.skip()
+    try:
+        questions = held_out_questions(run_of(owner, chosen))
+    except UserError as error:
+        raise gr.Error(paint.escape(str(error)), title="No held-out rows", print_exception=False) from None
+    if (draft or "").strip() and draft not in questions:
+        gr.Info("There is a draft in the prompt. Send it or delete it first.")
+        return gr.skip()
+    return random.choice(questions)
+
+
+# ---- turning to somebody else ----
+
+
+def leave(talk: Talk, kept: dict) -> None:
+    """Keeps a conversation for when its turn comes again; one that was cleared is forgotten."""
+    kept.pop(talk.key, None)
+    if talk.questions:
+        kept[talk.key] = broken_off(talk)
+
+
+def choose(owner, chosen, talk: Talk) -> tuple:
+    """What can be set about who was chosen: stage, third, other format, and the system messages to begin with.
+
+    Those of the conversation, where it is with them already: one that was opened from a file.
+    """
+    try:
+        who = who_of(owner, chosen, -1, "", False)
+        steps = stages(run_of(owner, who.run)) if who.run else [0]
+        beside = thirds(owner, who)
+    except UserError:  # `turn` tells it
+        return (gr.skip(),) * 5
+    system = suggested_system(owner, chosen)
+    told_third = system
+    if same_model(talk.who, who):
+        who = talk.who
+        if talk.questions:
+            system, told_third = talk.system, talk.who.third_system
+    last = len(steps) - 1
+    slider = gr.update(visible=last > 1, maximum=max(last, 1), value=stage_of(who, steps))
+    return slider, gr.update(choices=beside, value=who.third), who.other_format, system, told_third
+
+
+def turn(
+    owner, chosen, stage, third, other_format, template, system, third_system, talk: Talk, kept: dict, prompt
+) -> tuple:
+    """The conversation with who is chosen now, in the template that is chosen now."""
+    try:
+        who = who_of(owner, chosen, stage, third, other_format)
+        heads, (html, mendable) = stamps(owner, who), state(owner, who)
+        label = stage_label(stages(run_of(owner, who.run)), stage) if who.run else ""
+    except UserError as error:
+        who, heads, mendable, label = Who(), [""] * PANES, False, ""
+        html = paint.problem("This run cannot be used", error.message, error.hint)
+    now, boxes = empty(who, template), (None, None)
+    if now.key == talk.key:
+        now = broken_off(talk)
+    else:
+        # With another run, its suggestion is in the boxes by now.
+        leave(told(talk, system, third_system) if same_model(talk.who, who) else talk, kept)
+        if now.key in kept:
+            now = kept[now.key]
+            boxes = now.system, now.who.third_system
+        elif who.third == PROMPTED != talk.who.third and third_system == system:
+            boxes = None, instruction(owner, who)
+    question = goes_along(talk, now, prompt)
+    return (
+        *paint_talk(replace(now, who=replace(who, third_system=now.who.third_system), asked=question)),
+        kept,
+        *(gr.update(visible=at == 0 or at < len(now.panes)) for at in range(PANES)),
+        *heads,
+        html,
+        gr.update(visible=mendable),
+        gr.update(label=label) if label else gr.skip(),
+        _box(boxes[0]),
+        _box(boxes[1], visible=who.third == PROMPTED),
+        TEMPLATES[template],
+        (chosen, stage, third, other_format, template),
+        question or gr.skip(),
+        bool(question),
+    )
+
+
+def goes_along(talk: Talk, now: Talk, draft) -> str:
+    """The question of `talk` to be put to `now`: one that waits for its reply, or the last one where `now` has none.
+
+    Not where it has been answered there, and not in place of a draft.
+    """
+    question = talk.asked or "".join([] if now.questions else talk.questions[-1:])
+    answered = now.questions[-1:] == [question]
+    return "" if answered or (draft or "").strip() not in ("", question.strip()) else question
+
+
+def instruction(owner, who: Who) -> str | None:
+    """What the data set tells a model to do, for a base model that is told more; None where nobody knows."""
+    try:
+        told_more = provided(run_of(owner, who.run))[1] if who.run else ""
+    except UserError:
+        return None  # the data may have gone since; a suggestion is all that is lost
+    return told_more if told_more not in ("", LIKE_EXAMPLES) else None  # here there are no examples
+
+
+def _box(text: str | None, visible: bool = True):
+    """What is written in a box, or that it stays."""
+    return gr.update(visible=visible) if text is None else gr.update(visible=visible, value=text)
