@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from tiny_models import save_tiny_run
 
 from sft.chat_format import preset
 from sft.cli import main
@@ -212,7 +213,7 @@ def test_train_runs_chat_and_evaluate(tiny_config, tmp_path):
         assert 0 < len(replies[name]["token_ids"]) <= 5
 
     evaluated = json.loads(sft("evaluate", "mine", "--limit", 2, "--json", *runs).stdout)
-    assert set(evaluated["arms"]) == {"base", "tuned"}
+    assert set(evaluated["arms"]) == {"base", "prompted", "tuned"}
     assert evaluated["arms"]["tuned"]["rows"] == 2
     assert evaluated["verdict"]
 
@@ -222,6 +223,21 @@ def test_train_runs_chat_and_evaluate(tiny_config, tmp_path):
     again = sft("train", tiny_config, "--run-name", "mine", *runs)
     assert again.returncode == 2
     assert "already a run mine" in again.stderr
+
+
+def test_chat_takes_a_snapshot_and_another_template(tiny_model, tmp_path, capsys):
+    save_tiny_run(tmp_path, "mine", tiny_model, seed=1, snapshots=(2,))
+    asked = ["chat", "mine", "--prompt", "Hello?", "--max-new-tokens", "8", "--runs-dir", str(tmp_path), "--json"]
+    told = []
+    for more in ([], ["--step", "2"], ["--template", "none"], ["--template", "wrong"]):
+        assert main([*asked, *more]) == 0
+        told.append(json.loads(capsys.readouterr().out))
+    result, snapshot, bare, wrong = told
+    assert snapshot["base"] == result["base"]
+    assert snapshot["tuned"] != result["tuned"]
+    assert len(bare["prompt_token_ids"]) < len(result["prompt_token_ids"]) < len(wrong["prompt_token_ids"])
+    assert main([*asked, "--step", "3"]) == 2
+    assert "kept no snapshot of step 3" in capsys.readouterr().err
 
 
 @pytest.fixture

@@ -1,12 +1,15 @@
-"""Two processes, each with half of every batch, give the losses of one process with all of it."""
+"""Two processes, each with half of every batch, give the losses of one process with all of it; stopped and resumed."""
 
 import subprocess
 import sys
+import time
+from dataclasses import replace
 
 import pytest
 
 from sft.config import TrainConfig
-from sft.runs import Run, create_run
+from sft.run import Run
+from sft.runs import create_run
 from sft.train import train
 
 ROWS = [{"question": f"What is {n} and {n}?", "answer": f"It is {2 * n}" + "!" * (n % 5)} for n in range(25)]
@@ -22,7 +25,7 @@ def config(tiny_model, tmp_path_factory):
     """20 rows to train on, which make whole batches, and 5 held out, which cannot be shared out evenly."""
     rows = tmp_path_factory.mktemp("rows") / "rows.jsonl"
     rows.write_text("".join(f"{row}\n".replace("'", '"') for row in ROWS))
-    values = {"model": str(tiny_model), "dataset": str(rows), "eval_share": 0.2, "max_steps": 7, "eval_steps": 3}
+    values = {"model": str(tiny_model), "dataset": str(rows), "eval_share": 0.2, "max_steps": 15, "eval_steps": 3}
     return TrainConfig.from_dict({**values, "learning_rate": 0.01, "lora_r": 4, "per_device_train_batch_size": 4})
 
 
@@ -39,23 +42,28 @@ def losses(run: Run) -> list[tuple]:
     return [(event["step"], event["loss"], event["stop_loss"], event.get("grad_norm", 0)) for event in events]
 
 
-@pytest.mark.parametrize(
-    ("launcher", "batch", "accumulated"), [("torchrun", 1, 2), ("accelerate", 2, 1)], ids=["torchrun", "accelerate"]
-)
-def test_two_processes_give_the_losses_of_one(launcher, batch, accumulated, config, alone, tmp_path):
-    config.save(tmp_path / "config.yaml")
-    shares = [f"per_device_train_batch_size={batch}", f"gradient_accumulation_steps={accumulated}"]
-    done = subprocess.run(
-        [
-            sys.executable, "-m", *LAUNCHERS[launcher], "-m", "sft", "train", tmp_path / "config.yaml",
-            "--runs-dir", tmp_path, "--run-name", "both", *(word for share in shares for word in ("--set", share)),
-        ],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert done.stdout.count("step 7/7  loss") == 1  # only the main process speaks and writes
+def launched(launcher: str, config: TrainConfig, run: Run, *more: str) -> subprocess.Popen:
+    """The command that trains the run, in two processes."""
+    path = run.folder.with_name("config.yaml")
+    config.save(path)
+    command = [sys.executable, "-m", *LAUNCHERS[launcher], "-m", "sft", "train", path, *more]
+    where = ["--runs-dir", run.folder.parent, "--run-name", run.name]
+    return subprocess.Popen([*command, *where], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+def test_two_processes_give_the_losses_of_one_also_stopped_and_resumed(config, alone, tmp_path):
+    shared = replace(config, per_device_train_batch_size=1, gradient_accumulation_steps=2)
     both = Run(tmp_path / "both")
-    assert both.status().state == "finished"
+    torchrun = launched("torchrun", shared, both)
+    while torchrun.poll() is None and not both.events("log"):
+        time.sleep(0.005)
+    both.ask_to_stop()
+    said, _ = torchrun.communicate()
+    assert both.status().state == "stopped", said[-3000:]
+    assert both.has_result and both.checkpoint
+    said, _ = launched("accelerate", shared, both, "--resume").communicate()
+    assert both.status().state == "finished", said[-3000:]
+    assert said.count("step 15/15  loss") == 1  # only the main process speaks and writes
     assert len(losses(both)) == len(losses(alone))
     for one, other in zip(losses(alone), losses(both), strict=True):
         assert other == pytest.approx(one, abs=1e-4)

@@ -33,7 +33,8 @@ def runs_dir(tmp_path_factory, embedded_model):
 
 
 def test_tuning_beats_the_base_on_held_out_tickets(runs_dir):
-    arms = json.loads(sft("evaluate", "tickets", "--limit", "8", "--json", "--runs-dir", runs_dir))["arms"]
+    options = ("--limit", "8", "--examples", "1", "--json", "--runs-dir", runs_dir)
+    arms = json.loads(sft("evaluate", "tickets", *options))["arms"]
     print({name: {key: value for key, value in arm.items() if key != "replies"} for name, arm in arms.items()})
     assert arms["tuned"]["rows"] == 8
     assert arms["base"]["valid_format"] <= 0.10
@@ -63,10 +64,11 @@ def test_both_panes_are_what_they_say(runs_dir, embedded_model):
     system = "You file support tickets for Northwind Home."
     talks = [[{"role": "system", "content": system}, {"role": "user", "content": question}] for question in asked]
     prompts = [form.prompt_ids(talk) for talk in talks]
-    contest = Contest.of_run(find_run("tickets", Path(runs_dir)))
+    run = find_run("tickets", Path(runs_dir))
+    contest = Contest.of_run(run)
     panes = [list(stream(contest, [prompt] * 2, Sampling(max_new_tokens=20)))[-1] for prompt in prompts]
     assert [base_pane.token_ids for base_pane, _ in panes] == [alone(base, prompt) for prompt in prompts]
-    tuned = PeftModel.from_pretrained(base, str(contest.run.adapter)).eval()
+    tuned = PeftModel.from_pretrained(base, str(run.adapter)).eval()
     assert [tuned_pane.token_ids for _, tuned_pane in panes] == [alone(tuned, prompt) for prompt in prompts]
 
     said = sft(
@@ -77,6 +79,56 @@ def test_both_panes_are_what_they_say(runs_dir, embedded_model):
     assert by_command["prompt_token_ids"] == prompts[0]
     for name, pane in zip(("base", "tuned"), panes[0], strict=True):
         assert by_command[name] == {"text": pane.text, "token_ids": pane.token_ids, "stopped": pane.stopped}
+
+
+TALKS = [
+    ["What is the capital of France?", "And of Italy?", "Which of them is larger?"],
+    ["Say hello.", "Now in French.", "And in one word of German."],
+    ["My kettle leaks, order AB-1234. It is urgent!", "Thank you. And the lamp?", "Answer in one word: red or blue?"],
+    ["Write a poem about the sea.", "Shorter, please.", "What was the poem about?"],
+    ["2 + 2 = ?", "And times three?", "Is that an even number? Answer yes or no."],
+    ["Name a colour.", "Another one.", "Which of both is warmer?"],
+    ["Where is my parcel? Order XY-9876", "It should have come on Monday.", "Please file this as a ticket."],
+]
+
+
+def test_conversations_of_several_turns_are_those_of_each_model_alone(runs_dir, embedded_model):
+    """Every reply is made from what was read in earlier turns. A plain pass over what all turns came to says what each
+    model alone finds likeliest at each place: that has to be the reply."""
+    from peft import PeftModel
+
+    run = find_run("tickets", Path(runs_dir))
+    contest, base = Contest.of_run(run), models.load_base(embedded_model)
+    tuned = PeftModel.from_pretrained(models.load_base(embedded_model), str(run.adapter)).eval()
+    stopped, lengths = 0, set()
+    for questions in TALKS:
+        histories, said = [[], []], [[], []]
+        for question in questions:
+            for history in histories:
+                history.append({"role": "user", "content": question})
+            prompts = list(map(contest.chat_format.prompt_ids, histories))
+            replies = list(stream(contest, prompts, Sampling(max_new_tokens=16)))[-1]
+            for side, reply in enumerate(replies):
+                said[side].append((prompts[side], reply.token_ids))
+                histories[side].append({"role": "assistant", "content": reply.text})
+                stopped += reply.stopped
+                lengths.add(len(reply.token_ids))
+        for model, turns in zip((base, tuned), said, strict=True):
+            assert [reply for _, reply in turns] == _likeliest(model, turns)
+    assert stopped >= 5
+    assert len(lengths) >= 3, lengths
+
+
+def _likeliest(model, turns):
+    """What the model would say at each token of each turn's reply, in as few plain passes as there are beginnings."""
+    found, read = [None] * len(turns), []
+    for at, (prompt, reply) in sorted(enumerate(turns), key=lambda turn: -len(turn[1][0])):
+        if read[: len(prompt + reply)] != prompt + reply:
+            read = prompt + reply
+            with torch.inference_mode():
+                likeliest = model(input_ids=torch.tensor([read])).logits[0].argmax(-1).tolist()
+        found[at] = likeliest[len(prompt) - 1 : len(prompt + reply) - 1]
+    return found
 
 
 @pytest.mark.parametrize("template", [None, preset("chatml"), preset("plain")], ids=["own", "chatml", "plain"])

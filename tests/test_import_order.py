@@ -9,17 +9,19 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ORDER = [
-    "sft.errors", "sft.messages", "sft.json_text", "sft.config", "sft.text_files", "sft.stored_rows", "sft.files",
-    "sft.tables", "sft.shapes", "sft.data",
-    "sft.layout", "sft.origins", "sft.traits", "sft.chat_format", "sft.embeddings", "sft.finding",
-    "sft.token_findings", "sft.doctor", "sft.mismatch",
+    "sft.errors", "sft.messages", "sft.json_text", "sft.reply_format", "sft.bootstrap", "sft.scores", "sft.verdict",
+    "sft.config", "sft.text_files", "sft.stored_rows", "sft.files", "sft.tables", "sft.shapes", "sft.data",
+    "sft.layout", "sft.origins", "sft.traits", "sft.chat_format", "sft.best_prompt", "sft.token_text",
+    "sft.embeddings", "sft.finding", "sft.token_findings", "sft.doctor", "sft.mismatch", "sft.prompts",
     "sft.sandbox", "sft.check", "sft.embedded", "sft.calibration", "sft.row_cache", "sft.row_file",
     "sft.prepare", "sft.events",
-    "sft.run_status", "sft.runs_lock", "sft.run", "sft.runs", "sft.failures",
+    "sft.run_status", "sft.runs_lock", "sft.run", "sft.runs", "sft.evaluation", "sft.votes", "sft.failures",
     "LINE",
     "sft.models", "sft.memory", "sft.training_format", "sft.attention", "sft.batches", "sft.layers",
-    "sft.trainer", "sft.adapter", "sft.recorder", "sft.checkpoints", "sft.greedy",
-    "sft.samples", "sft.train", "sft.measure", "sft.forecast", "sft.chat", "sft.evaluate", "sft.launch",
+    "sft.trainer", "sft.adapter", "sft.recorder", "sft.checkpoints", "sft.snapshots", "sft.greedy",
+    "sft.samples", "sft.train", "sft.measure", "sft.forecast", "sft.contest", "sft.lora",
+    "sft.passes", "sft.sampling", "sft.weights", "sft.chat", "sft.weight_change",
+    "sft.compare", "sft.causes", "sft.answers", "sft.evaluate", "sft.launch",
 ]  # fmt: skip
 FACES = {"sft.cli": "sft.ui", "sft.ui": "sft.cli"}
 HEAVY = {"torch", "trl", "peft", "gradio"}
@@ -83,3 +85,9 @@ def test_help_loads_nothing_heavy():
     loaded = loaded_by("import contextlib, sft.cli\nwith contextlib.suppress(SystemExit): sft.cli.main(['--help'])")
     assert "argparse" in loaded
     assert not loaded & {*HEAVY, "transformers", "datasets", "yaml", "psutil"}
+
+
+@pytest.mark.parametrize("command", ["forecast", "train", "evaluate", "chat --prompt Hi"])
+def test_a_wrong_name_is_told_before_anything_heavy_loads(command, tmp_path):
+    arguments = [*command.split(), str(tmp_path / "nothing")]
+    assert not loaded_by(f"import sft.cli\nassert sft.cli.main({arguments}) == 2") & HEAVY

@@ -28,7 +28,7 @@ from pathlib import Path
 import sft.train
 from sft import checkpoints
 from sft.cli import main
-from sft.runs import Run
+from sft.run import Run
 
 checkpoints.SECONDS_BETWEEN, checkpoints.TIME_SHARE = 0.0, 1e9  # one at every step, so that kills hit them too
 for line in sys.stdin:

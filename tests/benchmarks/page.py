@@ -23,7 +23,7 @@ from serving import App
 
 from sft import launch
 from sft.config import TrainConfig
-from sft.runs import Run
+from sft.run import Run
 
 EVERY = {"run-picker": 1.0, "runs-table": 5.0}  # seconds between two ticks, by a component that the tick is about
 
