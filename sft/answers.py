@@ -1,6 +1,6 @@
 """How likely a model finds the answers that are wanted: their loss, row by row, without a trainer."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from os.path import commonprefix
 
@@ -37,9 +37,10 @@ class Answer:
         return sum(label != IGNORED for label in self.labels)
 
 
-def losses(voice: Voice, answers: list[Answer]) -> list[float]:
-    """Cross-entropy of each answer, summed over its labelled tokens. What all begin with is read once."""
-    found = []
+def losses(voice: Voice, answers: list[Answer], progress: Callable[[float], None]) -> list[float]:
+    """Cross-entropy of each answer, summed over its labelled tokens. What all begin with is read once. `progress` hears
+    the share done."""
+    found: list[float] = []
     shared = read_shared(voice, [answer.before for answer in answers])
     for batch in _batches(answers, len(shared.token_ids) if shared else 0):
         rows = [shared.copy(len(shared.token_ids)) if shared else Row(voice.adapter) for _ in batch]
@@ -49,6 +50,7 @@ def losses(voice: Voice, answers: list[Answer]) -> list[float]:
         with WEIGHTS.lock:
             logits = voice.reader.read(rows, unread, [len(answer.token_ids) for answer in batch])
         found += [_loss(*pair) for pair in zip(logits, batch, strict=True)]
+        progress(len(found) / len(answers))
     return found
 
 

@@ -85,12 +85,14 @@ def some_of(training: Sequence[Conversation], seed: int) -> list[Conversation]:
 def draw(looked_at: list[Conversation], held_out: list[Conversation], count: int) -> list[Conversation]:
     """The first rows that can be examples, those whose answers differ first.
 
-    None asks what a held-out row asks, uses tools, or has a system message other than the held-out rows have.
+    None asks in any turn what a held-out row asks last, uses tools, or has a system message that held-out rows lack.
     """
-    asked = {_question(row) for row in held_out}
+    asked = {question for row in held_out for question in _questions(row)[-1:]}
     systems = {None, *(_split(row.messages)[0] for row in held_out)}
     fit = [
-        row for row in looked_at if not row.tools and _split(row.messages)[0] in systems and _question(row) not in asked
+        row
+        for row in looked_at
+        if not row.tools and _split(row.messages)[0] in systems and asked.isdisjoint(_questions(row))
     ]
     seen: Counter[str] = Counter()
     again = []
@@ -112,7 +114,6 @@ def _split(messages: list[dict]) -> tuple[str | None, list[dict]]:
     return None, messages
 
 
-def _question(row: Conversation) -> str:
-    """What a row asks, in the same words for rows that differ by case and white space alone."""
-    asked = _split(row.messages)[1][:-1]
-    return " ".join(" ".join(each.get("content") or "" for each in asked).casefold().split())
+def _questions(row: Conversation) -> list[str]:
+    """What a row asks, turn by turn, in the same words where they differ by case and white space alone."""
+    return [" ".join((each.get("content") or "").casefold().split()) for each in row.messages if each["role"] == "user"]

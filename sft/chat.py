@@ -129,9 +129,9 @@ def read(contest: Contest, sequences: list[list[int]], last: int) -> list[torch.
 
 
 def complete(
-    voice: Voice, prompts: list[list[int]], stops: list[int], room: int, progress: Callable[[float], None]
+    voice: Voice, prompts: list[list[int]], stops: list[int], rooms: list[int], progress: Callable[[float], None]
 ) -> list[list[int]]:
-    """The likeliest reply to each prompt: at most `room` token ids, the stop token included where one came.
+    """The likeliest reply to each prompt: at most so many token ids, the stop token included where one came.
 
     What all prompts begin with is read once; as one reply ends, the next begins. `progress` hears the share done.
     """
@@ -146,7 +146,7 @@ def complete(
             logits = voice.reader.read(list(going.values()), unread)
         for at, scores in zip(list(going), logits, strict=True):
             replies[at].append(int(scores[-1].argmax()))
-            if replies[at][-1] in stops or len(replies[at]) >= room:
+            if replies[at][-1] in stops or len(replies[at]) >= rooms[at]:
                 del going[at]
                 progress(1 - (len(waiting) + len(going)) / len(prompts))
     return replies

@@ -34,12 +34,14 @@ class Contestant:
         return self.run is not None and not (self.folder / "adapter_config.json").is_file()
 
     @property
+    def written(self) -> int:
+        """When what the run made was written, in nanoseconds since 1970."""
+        return max(path.stat().st_mtime_ns for path in self.folder.glob("*.safetensors"))
+
+    @property
     def identity(self) -> str:
         """Tells contestants apart, also one from another that was trained later in a folder of the same name."""
-        if self.run is None:
-            return ""
-        written = max(path.stat().st_mtime_ns for path in self.folder.glob("*.safetensors"))
-        return f"{self.folder.resolve()}@{written}"
+        return f"{self.folder.resolve()}@{self.written}" if self.run else ""
 
     def check(self) -> None:
         """Raises RunError where the run has made nothing yet, ModelError where what it made cannot be used."""

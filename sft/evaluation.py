@@ -16,11 +16,12 @@ import psutil
 from sft.errors import RunError, UserError
 from sft.run import Run
 from sft.run_status import Status
-from sft.runs import list_runs
+from sft.runs import list_runs, training_in
 from sft.runs_lock import locked
 
 RESULT, PROGRESS = "evaluation.json", "evaluating.json"
 MOST_EXAMPLES = 64  # every row is read with all of them before it
+BESIDE = "A training is under way on the same cores: it and a measurement slow each other down."
 FAILED = "failed"  # the stage of an evaluation that ended without a result
 _NUMBER = (int, float)
 _TOLD = {"stage": (str,), "message": (str,), "share": _NUMBER, "started": _NUMBER, "process_started": _NUMBER}
@@ -32,7 +33,8 @@ Report = Callable[[str, float], None]
 @dataclass(frozen=True)
 class Settings:
     """What is measured and how. The rows are those of the file `data`, else the run's own held-out part; `limit` takes
-    the first of them. `system` and `examples`, drawn by `seed`, are what the prompted arm gets; see best_prompt.py.
+    so many of them, drawn by `seed`. `system` and `examples`, drawn too, are what the prompted arm gets; see
+    best_prompt.py.
 
     Raises RunError for more than MOST_EXAMPLES.
     """
@@ -91,10 +93,16 @@ def claim(run: Run, pid: int) -> dict:
             raise RunError(f"The run {run.name} is being evaluated already.", "Wait until that has ended, or stop it.")
         for other in list_runs(run.folder.parent):
             if other.name != run.name and under_way(other):
-                whose = f"The run {other.name}" if other.owner == run.owner else "Another visitor's run"
-                raise RunError(f"{whose} is being evaluated.", "Wait until that has ended, or stop it.")
+                if other.owner == run.owner:
+                    raise RunError(f"The run {other.name} is being evaluated.", "Wait for its end, or stop it.")
+                raise RunError("Another visitor's run is being evaluated.", "Wait for its end: one goes at a time.")
         forget_progress(run)
-        told = {"stage": "loading", "share": 0.0, "message": _trainings_beside(run), "pid": pid}
+        told = {
+            "stage": "loading",
+            "share": 0.0,
+            "message": BESIDE if training_in(run.folder.parent) else "",
+            "pid": pid,
+        }
         told |= {"process_started": psutil.Process(pid).create_time(), "started": time.time()}
         _write(run, PROGRESS, told)
     return told
@@ -135,12 +143,6 @@ def forget_progress(run: Run) -> None:
     """After this nothing is under way, and what a killed process left half-written is gone."""
     for left in (run.folder / PROGRESS, *run.folder.glob(".evaluat*")):
         left.unlink(missing_ok=True)
-
-
-def _trainings_beside(run: Run) -> str:
-    """A word on the trainings that work on the same cores, if any do."""
-    names = [other.name for other in list_runs(run.folder.parent) if other.status().state in ("training", "saving")]
-    return f"{', '.join(names)} is being trained on the same cores, so both take longer." if names else ""
 
 
 def _lives(told: dict) -> bool:

@@ -5,9 +5,11 @@ The lesson warns that a model answers well only in the template that it was tune
 
 from bisect import bisect_left
 from dataclasses import replace
+from os.path import commonprefix
 
 from sft.chat_format import ChatFormat, preset
 from sft.errors import RunError
+from sft.messages import Conversation
 
 TEMPLATES = ("right", "none", "wrong")
 MARKERS = {"chatml": "<|im_start|>", "llama3": "<|start_header_id|>"}  # of families that no template belongs to both of
@@ -22,6 +24,19 @@ def prompt_ids(chat_format: ChatFormat, messages: list[dict], template: str = "r
     if template == "wrong":
         chat_format = replace(chat_format, chat_template=preset(wrong_family(chat_format)))
     return chat_format.prompt_ids(messages)
+
+
+def opening(chat_format: ChatFormat, asked: list[dict], tools: list[dict] | None = None) -> list[int]:
+    """The token ids that the template itself puts between a prompt and the answer, whatever that is: an empty block of
+    thoughts, say. A tuned model has learned to write them; a base model that has them in its prompt answers likewise,
+    without thinking first."""
+    prompt = chat_format.prompt_ids(asked, tools)
+    answered = [
+        chat_format.encode(Conversation([*asked, {"role": "assistant", "content": text}], tools)).input_ids
+        for text in ("a", "b")
+    ]
+    shared = commonprefix(answered)  # noqa: RUF071 (it compares lists)
+    return shared[len(prompt) :] if shared[: len(prompt)] == prompt else []
 
 
 def wrong_family(chat_format: ChatFormat) -> str:

@@ -6,12 +6,15 @@ prompted (`instruction`). Knows nothing about models.
 """
 
 import json
-import re
 from collections import Counter
 from dataclasses import dataclass, field
 
+import regex
+
+from sft.errors import ConfigError
 from sft.json_text import JsonProblem, loads
 
+PATIENCE = 1.0  # seconds that a pattern may take over a reply: some never end, and anybody may write one
 MOST_VALUES = 12  # different answers, or values of a key, that can be a closed list
 SEEN_OFTEN = 4  # times that each of them occurs on average, if it is one
 
@@ -76,7 +79,13 @@ class Pattern:
         return f"regex: {self.pattern}"
 
     def valid(self, text: str) -> bool:
-        return re.fullmatch(self.pattern, text.strip()) is not None
+        try:
+            return regex.fullmatch(self.pattern, text.strip(), timeout=PATIENCE) is not None
+        except TimeoutError:
+            raise ConfigError(
+                f"eval_format: the pattern {self.pattern!r} takes more than {PATIENCE:g} s over one reply.",
+                "Write it so that a text can match in one way only, without one repetition inside another.",
+            ) from None
 
 
 @dataclass(frozen=True)
@@ -109,10 +118,15 @@ def named(text: str) -> Pattern | Contains:
     if kind == "contains":
         return Contains(rest)
     try:
-        re.compile(rest)
-    except (re.error, RecursionError, OverflowError) as error:
+        regex.compile(rest)
+    except (regex.error, RecursionError, OverflowError) as error:
         raise ValueError(f"{rest!r} is no regular expression: {error}") from None
     return Pattern(rest)
+
+
+def wanted_format(given: str | None, answers: list[str]) -> ReplyFormat | None:
+    """The format that replies are to have: what `eval_format` says, else what the answers have."""
+    return named(given) if given else found_in(answers)
 
 
 def found_in(answers: list[str]) -> JsonFormat | Labels | None:
@@ -150,7 +164,8 @@ def json_value(text: str):
 
 
 def _word(value) -> str:
-    return _writable(json.dumps(value, ensure_ascii=False))
+    """The value as JSON text, the same for values that are equal."""
+    return _writable(json.dumps(value, ensure_ascii=False, sort_keys=True))
 
 
 def _writable(text: str) -> str:

@@ -92,6 +92,11 @@ def list_runs(root: Path, owner: str | None = None) -> Iterator[Run]:
             yield run
 
 
+def training_in(root: Path) -> bool:
+    """Whether any run there is at work on the weights, whoever's it is."""
+    return any(run.written_status().state in ("training", "saving") and run.status().active for run in list_runs(root))
+
+
 def differing(runs: list[Run]) -> dict[str, list]:
     """The settings in which the runs' configs differ → the value of each run, in their order."""
     configs = [asdict(run.config()) for run in runs]

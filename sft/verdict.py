@@ -8,11 +8,12 @@ rival of tuning is the prompted model where that is clearly better than the base
 1. **unclear** where an arm is missing, or there are fewer than FEWEST rows.
 2. **neither** where both differences to the base are small and none is clear: nothing was gained. **unclear** where
    none is clear, and one may be more than small.
-3. **neither** where prompted and tuned both get less than HALF of the rows right (the loss has no such mark).
-4. **tune** where tuned is clearly better than prompted, and than its rival by more than MARGIN.
-5. **prompt** where prompted is the rival, and tuned is better than it by a small difference at most, or clearly but by
+3. **neither** where prompted and tuned both get clearly less than HALF of the rows right (the loss has no such mark);
+   **unclear** where both get less, and one not clearly.
+4. **neither** where neither of them is better than the base by more than MARGIN: what is gained is real but small.
+5. **tune** where tuned is clearly better than prompted, and than its rival by more than MARGIN.
+6. **prompt** where prompted is the rival, and tuned is better than it by a small difference at most, or clearly but by
    no more than MARGIN: tuning has to earn its trouble.
-6. **neither** where the base is the rival, and tuned is better than it by no more than MARGIN (clearly: see 2).
 7. **unclear** else: there are too few rows to tell a tie from a difference that matters. The sentence says how many
    would do.
 """
@@ -20,7 +21,7 @@ rival of tuning is the prompted model where that is clearly better than the base
 from dataclasses import dataclass
 from math import ceil
 
-from sft.bootstrap import Difference, comparable, difference
+from sft.bootstrap import Difference, comparable, difference, interval
 from sft.scores import Arm
 
 FEWEST = 10  # rows; a bootstrap of fewer says little
@@ -28,7 +29,7 @@ ENOUGH = 40  # rows that are enough where arms lie well apart
 MARGIN = 0.10  # 10 points of a rate, or 0.1 of the loss: less is not worth tuning for
 HALF = 0.5
 SIDE = 1.645  # standard errors from the middle of such an interval to either end
-REAL_BUT_SMALL = "What tuning gains is real but small; don't tune for it."
+REAL_BUT_SMALL = "What is gained is real but small; don't tune for it."
 WORDS = {"exact_match": "exactly right", "valid_format": "in the right format", "loss": "loss per answer token"}
 
 
@@ -64,7 +65,7 @@ class _Case:
                 f"Unclear: {rows} {'row is' if rows == 1 else 'rows are'} too few to tell; "
                 f"measure at least {FEWEST}, better {ENOUGH}."
             )
-        return self._nothing_gained(rows) or self._less_than_half() or self._prompt_or_tune(rows)
+        return self._nothing_gained(rows) or self._less_than_half(rows) or self._little_gained() or self._which(rows)
 
     def _nothing_gained(self, rows: int) -> tuple[str, str] | None:
         gains = {name: self._gain(name, "base") for name in ("prompted", "tuned")}
@@ -78,17 +79,29 @@ class _Case:
             f"than the base model's {self._said('base')} ({WORDS[self.measure]})."
         )
 
-    def _less_than_half(self) -> tuple[str, str] | None:
+    def _less_than_half(self, rows: int) -> tuple[str, str] | None:
         if self.measure == "loss" or max(self.tallies[name].value for name in ("prompted", "tuned")) >= HALF:
             return None
+        said = f"{self._said('tuned')} {WORDS[self.measure]} tuned and {self._said('prompted')} with the best prompt"
+        ends = {name: interval(self.tallies[name], self.seed)[1] for name in ("prompted", "tuned")}
+        if max(ends.values()) >= HALF:
+            return "unclear", (
+                f"Unclear: {said} are both less than half, but on {rows} rows it may as well be "
+                f"{100 * max(ends.values()):.0f} %. Measure more rows."
+            )
         ahead = self._gain("tuned", "prompted").low > 0
         remedy = "Tuning is ahead: more steps or rows may do it." if ahead else "Mend the rows, or take a larger model."
+        return "neither", f"Neither: {said} are both less than half. {remedy}"
+
+    def _little_gained(self) -> tuple[str, str] | None:
+        if any(_large(self._gain(name, "base")) for name in ("prompted", "tuned")):
+            return None
         return "neither", (
-            f"Neither: {self._said('tuned')} {WORDS[self.measure]} tuned and {self._said('prompted')} with the best "
-            f"prompt are both less than half. {remedy}"
+            f"Neither: {self._said('tuned')} tuned and {self._said('prompted')} with the best prompt against the base "
+            f"model's {self._said('base')} ({WORDS[self.measure]}). {REAL_BUT_SMALL}"
         )
 
-    def _prompt_or_tune(self, rows: int) -> tuple[str, str]:
+    def _which(self, rows: int) -> tuple[str, str]:
         gain, prompting = self._gain("tuned", "prompted"), self._gain("prompted", "base")
         if prompting.low > 0:
             return self._against_prompted(gain, rows)
@@ -96,7 +109,7 @@ class _Case:
 
     def _against_prompted(self, gain: Difference, rows: int) -> tuple[str, str]:
         tuned, prompted, words = self._said("tuned"), self._said("prompted"), WORDS[self.measure]
-        if gain.low > 0 and gain.value > MARGIN:
+        if gain.low > 0 and _large(gain):
             return "tune", f"Tune: {tuned} against {prompted} with the best prompt ({words}){self._cost()}."
         if gain.high < 0:
             return "prompt", f"Prompting does it better: {prompted} against {tuned} ({words}); don't tune like this."
@@ -110,14 +123,9 @@ class _Case:
         return "unclear", self._unclear("tuned", "prompted", gain, rows)
 
     def _against_base(self, gain: Difference, prompting: Difference, rows: int) -> tuple[str, str]:
-        tuned, prompted, base = self._said("tuned"), self._said("prompted"), self._said("base")
-        words = WORDS[self.measure]
-        if self._gain("tuned", "base").value <= MARGIN:
-            said = f"Neither: {tuned} tuned against the base model's {base}, {prompted} with the best prompt ({words})."
-            return "neither", f"{said} {REAL_BUT_SMALL}"
-        if gain.low > 0:
-            said = f"Tune: {tuned} against {prompted} with the best prompt and {base} without"
-            return "tune", f"{said} ({words}){self._cost()}."
+        if gain.low > 0 and _large(self._gain("tuned", "base")):
+            said = f"Tune: {self._said('tuned')} against {self._said('prompted')} with the best prompt and "
+            return "tune", f"{said}{self._said('base')} without ({WORDS[self.measure]}){self._cost()}."
         if gain.high <= MARGIN:
             return "unclear", self._unclear("prompted", "base", prompting, rows)
         return "unclear", self._unclear("tuned", "prompted", gain, rows)
@@ -150,3 +158,7 @@ class _Case:
         if saved > 0:
             return f", and each request is {saved} tokens shorter"
         return f", but each request is {-saved} tokens longer"
+
+
+def _large(gain: Difference) -> bool:
+    return round(gain.value, 9) > MARGIN  # 0.7 - 0.6 is a little less than 0.1, and 0.8 - 0.7 a little more

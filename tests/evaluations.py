@@ -32,5 +32,5 @@ def evaluation(rows: int = 20, right: dict = RIGHT, measure: str = "exact_match"
             {"messages": [{"role": "user", "content": f"<b>question</b> {at}"}], "wanted": f"answer {at}"}
             for at in range(rows)
         ],
-        "settings": {"run": "one", **vars(Settings()), "check": "one <of> the labels"},
+        "settings": {"run": "one", **vars(Settings()), "check": "one <of> the labels", "written": 0},
     }

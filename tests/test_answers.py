@@ -33,21 +33,24 @@ def test_losses_are_those_of_each_row_alone(tiny_model, attention, examples, cou
     model.set_attn_implementation(attention)
     form = ChatFormat.of(models.load_tokenizer(tiny_model))
     rows = [row(number, number % 7) for number in range(count)]
-    answers = answers_to(form, rows, examples)
-    for wanted, answer, loss in zip(rows, answers, losses(Voice(Reader(model), None, ""), answers), strict=True):
+    answers, shares = answers_to(form, rows, examples), []
+    for wanted, answer, loss in zip(
+        rows, answers, losses(Voice(Reader(model), None, ""), answers, shares.append), strict=True
+    ):
         labels = [label for label in answer.labels if label != IGNORED]
         assert form.tokenizer.decode(labels) == wanted.messages[-1]["content"] + "<|im_end|>"
         ids = torch.tensor([answer.before + answer.token_ids])
         masked = torch.tensor([[IGNORED] * len(answer.before) + answer.labels])
         assert loss == pytest.approx(alone(input_ids=ids, labels=masked).loss.item() * answer.labelled, abs=1e-3)
+    assert shares == sorted(shares) and shares[-1] == 1
 
 
 def test_rows_of_the_same_prompt_have_their_own_losses(tiny_model, chatml):
     same = [row(0, 1), Conversation([row(0, 1).messages[0], {"role": "assistant", "content": "never"}])]
     voice = Voice(Reader(models.load_base(tiny_model)), None, "")
-    together, apart = losses(voice, answers_to(chatml, same, [])), []
+    together, apart = losses(voice, answers_to(chatml, same, []), print), []
     for each in same:
-        apart += losses(voice, answers_to(chatml, [each], []))
+        apart += losses(voice, answers_to(chatml, [each], []), print)
     assert together == pytest.approx(apart, abs=1e-4) and together[0] != pytest.approx(together[1], abs=1e-2)
 
 

@@ -69,6 +69,13 @@ def test_no_example_asks_what_a_held_out_row_asks(asked):
     assert draw([row(asked, "yes")], HELD_OUT, 3) == []
 
 
+def test_no_example_asks_it_in_an_earlier_turn_either():
+    longer = Conversation([*row("is it?", "yes").messages, *row("and now?", "no").messages])
+    assert draw([longer], HELD_OUT, 3) == []
+    assert draw([row("and now?", "no")], [longer], 3) == []
+    assert draw([row("is it?", "yes")], [longer], 3) == [row("is it?", "yes")]  # of which the answer is not wanted
+
+
 def test_examples_use_no_tools_and_no_system_message_that_held_out_rows_lack():
     rows = [row("a", "no", tools=[{"name": "t"}]), row("b", "no", system="Be rude."), row("c", "no", system="Sort.")]
     assert draw(rows, [row("is it?", "yes", system="Sort.")], 3) == [rows[2]]

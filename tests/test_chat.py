@@ -267,7 +267,7 @@ def test_complete_gives_every_prompt_its_own_reply(run):
     shares, stops = [], contest.chat_format.stop_token_ids
     with chat.WEIGHTS.lock:
         voice = chat.WEIGHTS.load(contest)[1]
-    found = chat.complete(voice, prompts, stops, 12, shares.append)
+    found = chat.complete(voice, prompts, stops, [12] * len(prompts), shares.append)
     for prompt, reply in zip(prompts, found, strict=True):
         assert reply == last(stream(contest, [prompt, prompt], Sampling(max_new_tokens=12)))[1].token_ids
     assert shares == sorted(shares)

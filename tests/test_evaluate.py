@@ -52,7 +52,10 @@ def test_held_out_rows_are_the_runs_own_or_those_named(tmp_path, write_rows):
     run = create_run(TrainConfig.from_dict({"dataset": str(write_rows(rows)), "eval_share": 0.25}), tmp_path / "r")
     held_out, training = rows_of(run)
     assert (len(held_out), len(training)) == (5, 15)
-    assert len(rows_of(run, limit=2)[0]) == 2
+    some = rows_of(run, limit=3, seed=1)[0]
+    assert [row for row in held_out if row in some] == some and len(some) == 3
+    assert some == rows_of(run, limit=3, seed=1)[0] != rows_of(run, limit=3, seed=2)[0] != held_out[:3]
+    assert rows_of(run, limit=99)[0] == held_out
     assert len(rows_of(run, str(write_rows(rows[:3], "other.jsonl")))[0]) == 3
     none = create_run(TrainConfig.from_dict({"dataset": str(write_rows(rows))}), tmp_path / "r2")
     with pytest.raises(DataError, match="no held-out rows"):
@@ -96,7 +99,7 @@ def test_the_document_is_json_and_whole(evaluation):
     assert document["rows"][0] == {
         "messages": evaluation.rows[0].messages[:-1], "wanted": evaluation.rows[0].messages[-1]["content"],
     }  # fmt: skip
-    assert set(document["settings"]) == {"run", "data", "limit", "system", "examples", "seed", "check"}
+    assert set(document["settings"]) == {"run", "data", "limit", "system", "examples", "seed", "check", "written"}
     assert set(document["verdict"]) == {"kind", "sentence", "measure"}
 
 
@@ -158,6 +161,42 @@ def test_a_run_without_a_result_is_refused_for_that(tmp_path, write_rows, capsys
     create_run(TrainConfig.from_dict({"dataset": str(path)}), tmp_path / "r", "early")
     assert main(["evaluate", "early", "--runs-dir", str(tmp_path / "r")]) == 2
     assert "The run early has no adapter" in capsys.readouterr().err
+
+
+def test_rows_that_the_model_cannot_read_are_left_out_and_said(run, write_rows):
+    """The tiny model reads 512 tokens."""
+    answers = ["yes", "no"] * 6 + ["word " * 600, "word " * 60]
+    rows = write_rows([{"question": f"Is {n} odd?", "answer": answer} for n, answer in enumerate(answers)])
+    found = evaluate(run, *rows_of(run, str(rows)), Settings(examples=0))
+    assert found.verdict.sentence.endswith(
+        "1 of 14 rows are left out: with an answer they are longer than the model can read."
+    )
+    replies = found.arms["base"].reply_tokens
+    assert max(replies[:-1]) < replies[-1]  # each has room for its own answer
+    rows.write_text(rows.read_text().splitlines()[-2])
+    with pytest.raises(RunError, match="more than the 512 tokens that the model can read"):
+        evaluate(run, *rows_of(run, str(rows)), Settings())
+    with pytest.raises(RunError, match="Write a shorter instruction"):
+        evaluate(run, *rows_of(run, limit=2), Settings(system="word " * 600))
+
+
+def test_a_template_that_thinks_first_is_asked_for_the_answer(tiny_model, tmp_path):
+    """All arms begin where the template's own words before an answer end, and replies are compared without these."""
+    thinks = "{% for m in messages %}[{{ m.role }}] {% if m.role == 'assistant' %}<think></think>{% endif %}"
+    thinks += "{{ m.content }}{{ eos_token }}{% endfor %}{% if add_generation_prompt %}[assistant] {% endif %}"
+    folder = save_tiny_model(tmp_path / "model", thinks)
+    path = tmp_path / "rows.jsonl"
+    path.write_text("".join(json.dumps(row) + "\n" for row in ROWS))
+    config = {"model": str(folder), "dataset": str(path), "eval_share": 0.25, "max_steps": 1, "eval_strategy": "no"}
+    made = create_run(TrainConfig.from_dict(config), tmp_path, "thinks")
+    train(made.config(), made)
+    found = evaluate(made, *rows_of(made), Settings(examples=1))
+    form = Contest.of_run(made).chat_format
+    length = len(form.prompt_ids(found.rows[0].messages[:-1]) + form.tokenize("<think></think>")[0])
+    assert found.arms["base"].prompt_tokens[0] == found.arms["tuned"].prompt_tokens[0] == length
+    answers = [form.tokenize(row.messages[-1]["content"])[0] for row in found.rows]
+    for arm in found.arms.values():
+        assert arm.answer_tokens == [len(ids) + 1 for ids in answers]  # and the stop token
 
 
 def test_a_named_format_is_what_is_valid(run, tmp_path):

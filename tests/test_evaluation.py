@@ -10,7 +10,18 @@ import pytest
 from sft import launch
 from sft.config import TrainConfig
 from sft.errors import DataError, RunError
-from sft.evaluation import FAILED, PROGRESS, Settings, claim, keep, read_evaluation, read_progress, reporting, under_way
+from sft.evaluation import (
+    BESIDE,
+    FAILED,
+    PROGRESS,
+    Settings,
+    claim,
+    keep,
+    read_evaluation,
+    read_progress,
+    reporting,
+    under_way,
+)
 from sft.runs import create_run
 
 
@@ -160,7 +171,7 @@ def test_a_training_on_the_same_cores_is_told(run, tmp_path):
     other = create_run(TrainConfig.from_dict({"dataset": "rows.jsonl"}), tmp_path, "busy")
     other.set_status("training")
     claim(run, os.getpid())
-    assert read_progress(run)["message"] == "busy is being trained on the same cores, so both take longer."
+    assert read_progress(run)["message"] == BESIDE
 
 
 def test_more_examples_than_a_prompt_takes_are_refused():

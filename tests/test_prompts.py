@@ -5,7 +5,7 @@ from tiny_models import tiny_tokenizer
 
 from sft.chat_format import ChatFormat, preset
 from sft.errors import RunError
-from sft.prompts import fitting, prompt_ids, wrong_family
+from sft.prompts import fitting, opening, prompt_ids, wrong_family
 
 SYSTEM = {"role": "system", "content": "Be brief."}
 TALK = [
@@ -48,6 +48,15 @@ def test_the_oldest_turns_go_first_and_the_system_message_stays(chatml, template
     last = prompt_ids(chatml, [SYSTEM, TALK[4]], template)
     assert fitting(chatml, talk, len(later) - 1, template) == (last, 2)
     assert fitting(chatml, TALK, len(prompt_ids(chatml, TALK[4:], template)), template)[1] == 2
+
+
+def test_what_a_template_writes_before_every_answer_is_found(chatml):
+    """As Qwen 3's does: the prompt ends after the header, the training text goes on with an empty block of thoughts."""
+    thinks = "{% for m in messages %}[{{ m.role }}] {% if m.role == 'assistant' %}<think>\n\n</think>\n\n{% endif %}"
+    thinks += "{{ m.content }}{{ eos_token }}{% endfor %}{% if add_generation_prompt %}[assistant] {% endif %}"
+    form = ChatFormat(chatml.tokenizer, thinks)
+    assert text(form, opening(form, TALK)) == "<think>\n\n</think>\n\n"
+    assert opening(chatml, TALK) == []
 
 
 def test_a_question_too_long_is_told_in_words(chatml):

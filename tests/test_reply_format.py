@@ -4,7 +4,9 @@ import json
 
 import pytest
 
-from sft.reply_format import Contains, JsonFormat, Labels, Pattern, found_in, json_value, named
+from sft import reply_format
+from sft.errors import ConfigError
+from sft.reply_format import Contains, JsonFormat, Labels, Pattern, found_in, json_value, named, wanted_format
 
 
 def ticket(product: str, order: str | None, **more) -> str:
@@ -74,6 +76,23 @@ def test_a_data_set_can_name_a_pattern_or_a_text():
     contains = named("contains: Kind regards")
     assert contains == Contains("Kind regards")
     assert contains.valid("Yes. Kind regards, Anna") and not contains.valid("Yes.")
+
+
+def test_a_pattern_that_takes_too_long_is_told_in_words(monkeypatch):
+    pattern = named("regex: (.*?,){11}P")
+    monkeypatch.setattr(reply_format, "PATIENCE", 0.001)
+    with pytest.raises(ConfigError, match=r"takes more than 0\.001 s"):
+        pattern.valid(",".join(map(str, range(20))))
+
+
+def test_what_replies_are_to_have_is_what_is_named_else_what_answers_have():
+    assert wanted_format("contains: x", TICKETS) == Contains("x")
+    assert wanted_format(None, TICKETS) == found_in(TICKETS)
+
+
+def test_allowed_values_are_the_same_in_any_order():
+    form = found_in(['{"size": {"w": 1, "h": 2}}'] * 8)
+    assert form.valid('{"size": {"h": 2, "w": 1}}') and not form.valid('{"size": {"h": 1, "w": 2}}')
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+from dataclasses import replace
 
 import gradio as gr
 import pytest
@@ -10,7 +11,7 @@ from evaluations import RIGHT, evaluation
 from sft import launch
 from sft.config import TrainConfig
 from sft.errors import RunError
-from sft.evaluation import Settings, claim, keep, read_progress, reporting
+from sft.evaluation import BESIDE, Settings, claim, keep, read_progress, reporting
 from sft.runs import create_run
 from sft.ui import verdict_events, verdict_rows, verdict_view
 from sft.ui.verdict_events import Filled, fill, look, start, stop, tick, turn
@@ -24,9 +25,17 @@ STATE, RESULT, START, STOP, TIMER, ROWS, FILTER, AT, LIST, BACK, ON, SEEN = rang
 @pytest.fixture
 def run(runs):
     made = create_run(CONFIG, runs, "one")
-    made.adapter.mkdir()
+    write_adapter(made, 1)
     made.set_status("finished", step=60)
     return made
+
+
+def write_adapter(run, written: int):
+    """A result, written so many nanoseconds after 1970."""
+    run.adapter.mkdir(exist_ok=True)
+    path = run.adapter / "adapter_model.safetensors"
+    path.touch()
+    os.utime(path, ns=(written, written))
 
 
 @pytest.fixture
@@ -113,18 +122,20 @@ def test_a_measurement_that_failed_or_was_killed_says_why(run, sleeper):
 def test_a_training_on_the_same_cores_is_told_but_not_whose(run, runs):
     other = create_run(CONFIG, runs, "alices", owner="alice")
     other.set_status("training", step=1)  # by this process, which lives
-    assert verdict_events.BESIDE in look("local", "one")[STATE]
+    assert BESIDE in look("local", "one")[STATE]
     with reporting(run):
-        assert verdict_events.BESIDE in look("local", "one")[STATE]
+        assert BESIDE in look("local", "one")[STATE]
         assert "alices" not in str(look("local", "one"))
     other.set_status("finished")
-    assert verdict_events.BESIDE not in look("local", "one")[STATE]
+    assert BESIDE not in look("local", "one")[STATE]
 
 
 def test_a_result_from_before_the_run_was_trained_further_says_so(run):
-    keep(run, evaluation())
+    told = evaluation()
+    told["settings"]["written"] = 1
+    keep(run, told)
     assert verdict_events.OLD not in look("local", "one")[STATE]
-    os.utime(run.folder / "evaluation.json", (1, 1))
+    write_adapter(run, 2)
     assert verdict_events.OLD in look("local", "one")[STATE]
 
 
@@ -172,7 +183,8 @@ def test_start_measures_what_the_form_says(run, monkeypatch, written, limit, set
     asked = []
     monkeypatch.setattr(launch, "evaluate", lambda *given: asked.append(given))
     start("local", "one", Filled("one", "as provided"), written, 3, limit, 3)
-    assert asked == [(run, settings)]
+    start("local", "one", Filled("another", "of that one"), written, 3, limit, 3)
+    assert asked == [(run, settings), (run, replace(settings, system=None))]
 
 
 @pytest.mark.parametrize("act", [stop, lambda *who: start(*who, Filled(), "", 3, 4, 0)])
@@ -251,6 +263,16 @@ def test_right_is_what_the_verdict_rests_on():
     told["verdict"]["measure"] = "valid_format"
     assert not verdict_rows.matching(told, "tuned")
     assert "right means in the right format" in verdict_rows.rows(told, "all", 0)[0]
+
+
+def test_open_answers_are_neither_right_nor_wrong_and_disagree_in_their_words():
+    told = evaluation()
+    told["verdict"]["measure"] = "loss"
+    for arm in told["arms"].values():
+        arm["replies"][:2] = ["the same"] * 2
+    html, *_ = verdict_rows.rows(told, "all", 0)
+    assert "✓ right" not in html and "✗ wrong" not in html
+    assert verdict_rows.matching(told, "disagree") == list(range(2, 20))
 
 
 def test_rows_are_painted_a_page_at_a_time_with_all_replies_beside_the_wanted_one():

@@ -19,12 +19,12 @@ def add_to(commands) -> None:
     evaluate = add_command(commands, "evaluate", _evaluate, "prompt or tune? a verdict on held-out rows")
     evaluate.add_argument("run", metavar="RUN")
     evaluate.add_argument("--data", metavar="FILE", help="other rows than the run's own held-out part")
-    evaluate.add_argument("--limit", metavar="N", type=positive, help="only the first N rows")
+    evaluate.add_argument("--limit", metavar="N", type=positive, help="only N of the rows, drawn by the seed")
     evaluate.add_argument("--system", metavar="TEXT", help="what the prompted model is told")
     evaluate.add_argument(
         "--examples", metavar="K", type=count, default=3, help="its examples, from the training rows (64 at most)"
     )
-    evaluate.add_argument("--seed", metavar="N", type=seed, default=0, help="draws the examples, and the intervals")
+    evaluate.add_argument("--seed", metavar="N", type=seed, default=0, help="draws rows, examples and intervals")
     add_runs_dir(evaluate)
     add_json(evaluate)
 
@@ -45,7 +45,7 @@ def _evaluate(options) -> None:
             report(stage, share)
             to_stderr(stage, share)
 
-        document = evaluate(run, *rows_of(run, settings.data, settings.limit), settings, tell).as_json()
+        document = evaluate(run, *rows_of(run, settings.data, settings.limit, settings.seed), settings, tell).as_json()
         keep(run, document)
     print_json(document) if options.json else _print(document)
 

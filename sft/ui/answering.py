@@ -8,7 +8,7 @@ from sft import models
 from sft.contest import Contest
 from sft.errors import UserError
 from sft.prompts import fitting, wrong_family
-from sft.runs import list_runs, runs_dir
+from sft.runs import runs_dir, training_in
 from sft.ui.talk import PROMPTED, Pane, Talk, contest_of
 
 TRAINING = "A training is under way on the same machine: replies are slower until it ends."
@@ -21,7 +21,7 @@ def answer(owner: str, talk: Talk, question: str, temperature, top_p, max_new_to
     """
     asked = {"role": "user", "content": question}
     waiting = [Pane([*pane.history, asked], note="loading the model …") for pane in talk.panes]
-    talk = replace(talk, panes=waiting, said=TRAINING if _trains() else "")
+    talk = replace(talk, panes=waiting, said=TRAINING if training_in(runs_dir()) else "")
     yield talk
     from sft import chat  # takes seconds the first time, so the question is shown before
 
@@ -54,10 +54,6 @@ def get_ready(owner: str, talk: Talk) -> None:
 
 def _head(system: str) -> list[dict]:
     return [{"role": "system", "content": system}] if system.strip() else []
-
-
-def _trains() -> bool:
-    return any(run.written_status().state == "training" and run.status().active for run in list_runs(runs_dir()))
 
 
 def _prompts(talk: Talk, contest: Contest) -> tuple[list[Pane], list[int]]:

@@ -35,7 +35,7 @@ def build(owner_st: gr.State, run_dd: gr.Dropdown) -> None:
         with gr.Column(visible=False, elem_id="verdict-rows") as rows_col:
             filter_rd = gr.Radio(
                 [(name, kind) for kind, name in FILTERS.items()], value="all", label="Rows",
-                info="Arms disagree where some are right and some are not.",
+                info="Arms disagree where some are right and some are not; on open answers, where their words differ.",
             )  # fmt: skip
             with gr.Row():
                 back_btn = gr.Button("← Previous", size="sm", min_width=110, elem_id="verdict-previous")
@@ -72,7 +72,7 @@ def _form() -> list:
             system_tb,
             gr.Slider(0, 8, 3, step=1, label="Examples in its prompt", info="Training rows, drawn by the seed"),
             gr.Number(
-                ENOUGH, label="Rows", precision=0, minimum=1, info="The first so many; empty for all",
+                ENOUGH, label="Rows", precision=0, minimum=1, info="Drawn by the seed; empty for all",
                 elem_id="verdict-limit",
             ),
             gr.Number(0, label="Seed", precision=0, minimum=0, info="Same seed, same numbers"),

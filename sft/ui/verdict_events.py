@@ -6,15 +6,16 @@ import gradio as gr
 
 from sft import launch
 from sft.best_prompt import best_prompt, ends_in_answer, some_of
+from sft.contest import Contestant
 from sft.data import load_split
 from sft.errors import UserError
-from sft.evaluation import FAILED, RESULT, Settings, read_evaluation, read_progress
-from sft.reply_format import found_in, named
+from sft.evaluation import BESIDE, FAILED, RESULT, Settings, read_evaluation, read_progress
+from sft.reply_format import wanted_format
 from sft.run import Run
-from sft.runs import list_runs, runs_dir
+from sft.runs import runs_dir, training_in
 from sft.ui import paint
 from sft.ui.verdict_rows import rows
-from sft.ui.verdict_view import BESIDE, failed, result, working
+from sft.ui.verdict_view import failed, result, working
 from sft.ui.visitors import run_of
 from sft.verdict import ENOUGH
 
@@ -56,7 +57,7 @@ def _of_run(run: Run, said: str) -> tuple:
     if progress:
         return _panel(failed(progress, run.log_tail(name="evaluate.log")), evaluation, startable=True)
     said = said or ("" if evaluation else NOTHING_YET)
-    warned = [BESIDE] * _training() + [OLD] * bool(evaluation and _outdated(run))
+    warned = [BESIDE] * training_in(runs_dir()) + [OLD] * bool(evaluation and _outdated(run, evaluation))
     hints = "".join(f'<p class="hint">⚠ {hint}</p>' for hint in warned)
     return _panel((paint.empty(said) if said else "") + hints, evaluation, startable=True)
 
@@ -88,12 +89,9 @@ def _measurable(owner, name) -> Run | None:
     return run if run.has_result else None
 
 
-def _training() -> bool:
-    return any(run.status().state in ("training", "saving") for run in list_runs(runs_dir()))
-
-
-def _outdated(run: Run) -> bool:
-    return _written(run) < run.result.stat().st_mtime
+def _outdated(run: Run, evaluation: dict) -> bool:
+    """Whether another result was measured than the one that is there now."""
+    return evaluation["settings"].get("written") != Contestant(run).written
 
 
 def _written(run: Run) -> float:
@@ -132,15 +130,15 @@ def provided(run: Run) -> tuple[int, str]:
     if not held_out:
         return 0, ""
     looked_at = some_of(split.train, seed=0)
-    answers = [row.messages[-1]["content"] for row in looked_at]
-    reply_format = named(config.eval_format) if config.eval_format else found_in(answers)
+    reply_format = wanted_format(config.eval_format, [row.messages[-1]["content"] for row in looked_at])
     prompt = best_prompt(looked_at, held_out, reply_format, None, 1).messages(held_out[0].messages[:-1])
     return len(held_out), next((message["content"] for message in prompt if message["role"] == "system"), "")
 
 
 def start(owner, name, filled: Filled, system, examples, limit, seed) -> None:
-    """An instruction that was left as it was provided is left to the evaluation: rows may have different ones."""
-    own = (system or "").strip()
+    """An instruction that was left as it was provided is left to the evaluation: rows may have different ones. So is
+    one that was written about another run: reading the rows of this one takes a while."""
+    own = (system or "").strip() if filled.run == name else ""
     launch.evaluate(
         run_of(owner, name),
         Settings(

@@ -18,15 +18,22 @@ FILTERS = {
 
 def matching(evaluation: dict, kind: str) -> list[int]:
     """The rows that a filter leaves, by their place."""
-    return [at for at in range(len(evaluation["rows"])) if _matches(rights(evaluation, at), kind)]
+    return [at for at in range(len(evaluation["rows"])) if _matches(evaluation, at, kind)]
 
 
-def _matches(right: dict[str, bool], kind: str) -> bool:
+def _matches(evaluation: dict, at: int, kind: str) -> bool:
     if kind == "all":
         return True
+    right = rights(evaluation, at)
     if kind == "disagree":
-        return len(set(right.values())) > 1
+        answers = right.values() if _marked(evaluation) else [arm["replies"][at] for arm in evaluation["arms"].values()]
+        return len(set(answers)) > 1
     return [arm for arm, is_right in right.items() if is_right] == ([] if kind == "wrong" else [kind])
+
+
+def _marked(evaluation: dict) -> bool:
+    """Whether other words than the wanted ones are wrong. Where the verdict rests on the loss they may be as good."""
+    return evaluation["verdict"]["measure"] != "loss"
 
 
 def rights(evaluation: dict, at: int) -> dict[str, bool]:
@@ -53,7 +60,8 @@ def rows(evaluation: dict, kind: str, page: int) -> tuple[str, int, int]:
 def _row(evaluation: dict, at: int) -> str:
     row, right, number = evaluation["rows"][at], rights(evaluation, at), f"Row {at + 1:,}"
     replies = [("Wanted", "", row["wanted"])]
-    replies += [(ARMS[name], _mark(right[name]), arm["replies"][at]) for name, arm in evaluation["arms"].items()]
+    marks = {name: _mark(is_right) if _marked(evaluation) else "" for name, is_right in right.items()}
+    replies += [(ARMS[name], marks[name], arm["replies"][at]) for name, arm in evaluation["arms"].items()]
     cells = [
         f"<div><h5>{title}{mark}</h5>{_box(f'{number}, {title}', _cut(text))}</div>" for title, mark, text in replies
     ]

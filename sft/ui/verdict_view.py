@@ -21,14 +21,13 @@ FIGURES = {
     "reply_tokens": ("Tokens written per request", "{:,.0f}"),
     "seconds": ("Seconds, all rows", "{:,.1f}"),
 }
-BESIDE = "A training is under way on the same cores: it and a measurement slow each other down."
 
 
 def working(progress: dict) -> str:
     """How far it is, with an estimate."""
     share, elapsed = progress["share"], time.time() - progress["started"]
     left = f", about {paint.clock(elapsed * (1 - share) / share)} left" if share > 0.02 else ""
-    beside = f'<p class="hint">⚠ {BESIDE}</p>' if progress["message"] else ""
+    beside = f'<p class="hint">⚠ {paint.escape(progress["message"])}</p>' if progress["message"] else ""
     return (
         f'<div class="card measuring"><p>{paint.escape(progress["stage"].capitalize())} …</p>'
         f'{paint.progress_bar(share, "Measured")}<p class="hint">{paint.clock(elapsed)} so far{left}</p>{beside}</div>'
