@@ -12,7 +12,8 @@ from sft import chat, models
 from sft.errors import RunError, TemplateError, UserError
 from sft.ui import answering, chat_events, keeping, kept, who
 from sft.ui.chat_events import ask_again, choose, once_turned, replying, retry, send, stopped, turn
-from sft.ui.panes import bubbles, models_of, stamps
+from sft.ui.floor import Floor
+from sft.ui.panes import NOTHING, bubbles, models_of, stamps
 from sft.ui.talk import PROMPTED, Pane, Talk, Who, contest_of, empty
 
 GREEDY = (0, 1, 8, 0)  # eight tokens at most
@@ -113,6 +114,19 @@ def test_a_reply_joins_the_talk_and_says_how_it_came_about(runs):
     assert "temperature 0.5, top p 0.9, seed 3" in drawn
 
 
+def test_every_reply_is_kept_with_what_was_read_before_it(runs):
+    first = say(empty(Who(run="one")), "Hello?")
+    both = say(first, "And then?")
+    for one, pane in zip(first.panes, both.panes, strict=True):
+        assert pane.turns == [(one.prompt, one.reply.token_ids), (pane.prompt, pane.reply.token_ids)]
+        assert both.until(1).panes[0].turns == first.panes[0].turns
+
+
+def test_a_reply_without_a_word_says_so():
+    for text, shown in (("", NOTHING), (" \n", NOTHING), (" a", " a")):
+        assert bubbles([{"role": "assistant", "content": text}])[0]["content"][0]["text"] == shown
+
+
 @pytest.mark.parametrize("template", ["none", "wrong"])
 def test_the_same_question_in_another_template(template):
     right = say(empty(Who(run="one")), "Hello?")
@@ -208,7 +222,7 @@ def test_a_training_on_the_same_machine_is_told(runs, tiny_model):
 
 
 def turned(talk, drawer, chosen, stage=3, third="", template="right", prompt="", boxes=("", "")):
-    values = turn("local", chosen, stage, third, False, template, *boxes, talk, drawer, prompt)
+    values = turn("local", chosen, stage, third, False, template, None, *boxes, talk, drawer, prompt)
     return values[0], values[-2]
 
 
@@ -261,24 +275,51 @@ def test_a_reply_cut_by_turning_says_that_it_was_stopped():
 def test_what_is_written_during_a_reply_stays():
     steps = list(send("local", "", "", "Hello?", empty(Who(run="one")), *GREEDY))
     assert [values[-1] for values in steps] == ["", *[gr.skip()] * (len(steps) - 1)]
-    exact = [values[-4] for values in steps]
-    assert exact[0] == ""
-    assert "Hello?" in exact[1]
-    assert exact[2:] == [gr.skip()] * (len(steps) - 2)
 
 
 def test_nobody_is_asked_before_the_page_has_turned_to_whom_the_controls_name():
-    ask = once_turned(lambda *values: iter([values]))
-    assert ask.__name__ == "<lambda>"
-    turned_to = turn("local", "one", 3, "", False, "right", "", "", Talk(), {}, "")[-3]
-    assert list(ask("one", 3, "", False, "right", turned_to, "rest")) == [("rest",)]
-    for controls in (("two", 3, "", False, "right"), ("one", 2, "", False, "right"), ("one", 3, "", False, "none")):
-        with pytest.raises(gr.Error, match="still turning"):
-            list(ask(*controls, turned_to, "rest"))
+    """Then the page asks again a moment later, and says so meanwhile."""
+    shown = ("rest",) * (chat_events.SHOWN + 1)
+    ask = once_turned(lambda *values: (each for each in [values]), len(shown))
+    controls = ("one", 3, "", False, "right")
+    turned_to = turn("local", *controls, None, "", "", Talk(), {}, "")[-3]
+    assert list(ask(*controls, turned_to, Floor(), *shown)) == [(*shown, False)]
+    for others in (("two", *controls[1:]), ("one", 2, "", False, "right"), ("one", 3, "", False, "none")):
+        ((*values, said, prompt, again),) = ask(*others, turned_to, Floor(), *shown)
+        assert values == [gr.skip()] * (chat_events.SHOWN - 1) and prompt == gr.skip()
+        assert again and "still turning" in said
+
+
+def test_a_page_has_one_reply_at_a_time(monkeypatch):
+    told, floor = [], Floor()
+    monkeypatch.setattr(gr, "Info", told.append)
+    ask = once_turned(lambda *values: (each for each in [values] * 3), 1)
+    controls = ("one", 3, "", False, "right")
+    first = ask(*controls, controls, floor, "first")
+    assert next(first) == ("first", False)
+    assert list(ask(*controls, controls, floor, "second")) == [(gr.skip(), False)]
+    assert told == [chat_events.BUSY]
+    assert list(first) == [("first", False)] * 2
+    assert list(ask(*controls, controls, floor, "second")) == [("second", False)] * 3
+
+
+def test_only_the_same_model_in_another_state_is_asked_at_once():
+    talk = say(turned(Talk(), {}, "one")[0], "Hello?")
+
+    def asks(turned_to, chosen, *others):
+        values = turn("local", chosen, *others, turned_to, "", "", talk, {}, "")
+        return values[-2:]
+
+    before = ("one", 3, "", False, "right")
+    assert asks(before, "one", 1, "", False, "right") == ("Hello?", True)
+    assert asks(before, "one", 3, "", False, "none") == ("Hello?", True)
+    assert asks(before, "one", 3, PROMPTED, False, "right") == ("Hello?", False)
+    assert asks(before, "two", 1, "", False, "right") == ("Hello?", False)
+    assert asks(None, "one", 1, "", False, "right") == ("Hello?", False)
 
 
 def boxes_after(talk, drawer, chosen, **about):
-    values = turn("local", chosen, 3, about.get("third", ""), False, "right", *about["boxes"], talk, drawer, "")
+    values = turn("local", chosen, 3, about.get("third", ""), False, "right", None, *about["boxes"], talk, drawer, "")
     return [box.get("value") for box in values[-6:-4]], values[0]
 
 
@@ -328,16 +369,17 @@ def test_a_run_that_cannot_be_read_keeps_no_other_from_being_chosen(runs, tiny_m
 
 
 def test_what_can_be_set_follows_who_was_chosen():
-    slider, third, other_format, _, _ = choose("local", "one", Talk())
+    slider, third, other_format, _, _ = choose("local", "one", Talk(), None)
     assert (slider["visible"], slider["maximum"], slider["value"]) == (True, 3, 3)
     assert [value for _, value in third["choices"]] == ["", PROMPTED, "two"]
     assert other_format is False
-    assert choose("local", "two", Talk())[0]["visible"] is False
+    assert choose("local", "two", Talk(), None)[0]["visible"] is False
     opened = say(empty(Who(run="one", step=2, third="two")), "Hello?")
     opened = replace(opened, system="As then.")
-    slider, third, _, system, _ = choose("local", "one", opened)
+    slider, third, _, system, _ = choose("local", "one", opened, None)
     assert (slider["value"], third["value"], system) == (1, "two", "As then.")
-    assert choose("local", "two", opened)[1]["value"] == ""
+    assert choose("local", "two", opened, ("one",))[1]["value"] == ""
+    assert choose("local", "two", opened, ("two", 3)) == (gr.skip(),) * 5
 
 
 # ---- wrong states ----
@@ -345,6 +387,8 @@ def test_what_can_be_set_follows_who_was_chosen():
 
 def test_every_wrong_state_has_words(runs, tiny_model, tiny_base_model):
     assert "Tune a model first" in who.state("local", Who())[0]
+    assert who.state("local", Who(base="embedded"))[0] == ""
+    assert who.ALONE in who.state("nobody's", Who(base="embedded"))[0]
     run = save_tiny_run(runs, "wrong", tiny_model, seed=4)
     weights = run.adapter / "adapter_model.safetensors"
     weights.rename(run.adapter / "adapter_model.bin")
@@ -353,7 +397,7 @@ def test_every_wrong_state_has_words(runs, tiny_model, tiny_base_model):
     run.append_event("start", step=0, base="of other weights")
     assert "its weights have changed" in who.state("local", Who(run="wrong"))[0]
     run.delete()
-    assert "There is no run" in turn("local", "wrong", 1, "", False, "right", "", "", Talk(), {}, "")[-9]
+    assert "There is no run" in turn("local", "wrong", 1, "", False, "right", None, "", "", Talk(), {}, "")[-9]
     other = save_tiny_run(runs, "wrong", tiny_base_model, seed=4)
     html, mendable = who.state("local", Who(run="one", third="wrong"))
     assert "cannot answer beside it" in html
@@ -484,7 +528,7 @@ def test_a_conversation_that_was_cleared_does_not_come_back():
 def test_a_file_is_opened_in_place_of_what_is_there():
     drawer = {}
     talk = say(empty(Who(run="two")), "Mine.")
-    now, drawer, chosen, template, *_ = keeping.open_kept("local", changed_file(), talk, drawer)
-    assert (now.questions, chosen["value"], template) == (["a"], "one", "right")
+    now, drawer, chosen, template, turned_to, *_ = keeping.open_kept("local", changed_file(), talk, drawer)
+    assert (now.questions, chosen["value"], template, turned_to) == (["a"], "one", "right", None)
     assert turned(now, drawer, "one")[0].panes == now.panes
     assert turned(now, drawer, "two", stage=1)[0].questions == ["Mine."]

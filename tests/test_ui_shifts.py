@@ -3,7 +3,6 @@
 import gradio as gr
 import pytest
 
-from sft.chat import Reply
 from sft.compare import Shift
 from sft.ui import shifts, shifts_view
 from sft.ui.talk import Pane, Talk, Who
@@ -65,21 +64,46 @@ def test_what_a_model_wrote_is_never_markup():
     assert 'onerror="' not in html
 
 
+def pane(*replies: int) -> Pane:
+    """A pane with so many turns, each with a question of its own and a reply of one token."""
+    history = [{"role": role, "content": f"{role} {n}"} for n in replies for role in ("user", "assistant")]
+    return Pane(history, turns=[([1, n], [n]) for n in replies])
+
+
+def last(steps):
+    return list(steps)[-1][-1]
+
+
 def test_nothing_is_coloured_while_closed_without_a_second_model_or_for_a_stranger(tmp_path, monkeypatch):
     monkeypatch.setenv("SFT_RUNS_DIR", str(tmp_path))
-    talk = Talk(Who(base="embedded"), [Pane(prompt=[1], reply=Reply([2]))])
-    assert [html for _, html in shifts.coloured(False, "local", talk, 1, [])] == [""]
-    assert "Ask something first" in [html for _, html in shifts.coloured(True, "local", Talk(), 1, [])][-1]
-    assert "It takes two models" in [html for _, html in shifts.coloured(True, "local", talk, 1, [])][-1]
+    talk = Talk(Who(base="embedded"), [pane(2)])
+    assert [html for *_, html in shifts.coloured(False, "local", talk, 1, [])] == [""]
+    assert "Ask something first" in last(shifts.coloured(True, "local", Talk(), 1, []))
+    assert "Ask something first" in last(shifts.coloured(True, "local", Talk(panes=[Pane(turns=[None])]), 1, []))
+    assert "It takes two models" in last(shifts.coloured(True, "local", talk, 1, []))
     talk.who = Who(run="hers")
-    assert "There is no run" in [html for _, html in shifts.coloured(True, "local", talk, 7, [])][-1]
+    assert "There is no run" in last(shifts.coloured(True, "local", talk, 7, []))
+
+
+def test_any_reply_can_be_coloured_the_last_one_first(monkeypatch):
+    asked = []
+    monkeypatch.setattr(shifts, "_painted", lambda owner, talk, at, turn, tuned: asked.append((at, turn)) or "")
+    talk = Talk(Who(run="hers"), [pane(2, 3, 4), pane(2, 3, 5)])
+    _, questions, _ = next(shifts.coloured(True, "local", talk, 1, []))
+    assert questions["choices"] == [("1. user 2", 0), ("2. user 3", 1), ("3. user 4", 2)]
+    assert questions["visible"] and questions["value"] == 2
+    for turn in (None, 0, 9):
+        list(shifts.coloured(True, "local", talk, 0, [], turn))
+    assert asked == [(0, 2), (0, 0), (0, 2)]
+    talk.panes[0].turns[0] = talk.panes[1].turns[0] = None  # from a file
+    assert [value for _, value in next(shifts.coloured(True, "local", talk, 1, []))[1]["choices"]] == [1, 2]
 
 
 def test_colours_that_a_later_event_has_overtaken_are_not_shown(monkeypatch):
     monkeypatch.setattr(shifts, "_painted", lambda *about: "COLOURED")
-    talk, latest = Talk(Who(run="hers"), [Pane(prompt=[1], reply=Reply([2]))] * 2), []
-    assert list(shifts.coloured(True, "local", talk, 1, latest))[-1] == (gr.skip(), "COLOURED")
+    talk, latest = Talk(Who(run="hers"), [pane(2)] * 2), []
+    assert last(shifts.coloured(True, "local", talk, 1, latest)) == "COLOURED"
     slow = shifts.coloured(True, "local", talk, 1, latest)
     next(slow)
     next(shifts.coloured(True, "local", talk, 0, latest))  # another reply was chosen
-    assert list(slow) == [(gr.skip(), gr.skip())]
+    assert list(slow) == [(gr.skip(),) * 3]

@@ -1,6 +1,7 @@
 """The blind vote: nothing on the page tells whose reply is whose before the vote, and a vote counts once."""
 
 import json
+import os
 import re
 import urllib.request
 from dataclasses import replace
@@ -15,6 +16,7 @@ from sft.errors import DataError, RunError
 from sft.run import Run
 from sft.runs import create_run
 from sft.ui import ballot, vote
+from sft.ui.floor import Floor
 from sft.votes import Tally, Vote
 
 NASTY = '<img src=x onerror="alert(1)">'
@@ -71,7 +73,7 @@ def page(tiny_runs):
         patch.setenv("SFT_RUNS_DIR", str(tiny_runs))
         with gr.Blocks() as demo:
             owner_st, run_dd, system_tb = gr.State("local"), gr.Dropdown(["tiny"], value="tiny"), gr.Textbox()
-            vote.build(owner_st, run_dd, system_tb, [gr.Number(value) for value in GREEDY])
+            vote.build(owner_st, run_dd, gr.State(("tiny",)), system_tb, [gr.Number(value) for value in GREEDY])
         _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, ssr_mode=False)
         yield demo, url
         demo.close()
@@ -81,7 +83,7 @@ def page(tiny_runs):
 def test_whose_reply_is_whose_does_not_leave_the_server_before_the_vote(page, tiny_runs, monkeypatch, first):
     monkeypatch.setattr(vote.secrets, "choice", lambda sides: first)
     visitor = Visitor(*page)
-    told = visitor.click("vote-ask", None, "tiny", "", f"What is the capital of France? {first}", *GREEDY)
+    told = visitor.click("vote-ask", None, None, None, "tiny", "", f"What is the capital of France? {first}", *GREEDY)
     before = visitor.sent
     visitor.click("vote-a", None, {"vote": "what a stranger sends as state is passed over"})
     (cast,) = [each for each in votes.read(Run(tiny_runs / "tiny"))[0] if each.first == first]
@@ -134,6 +136,26 @@ def test_a_question_that_is_too_long_is_told_and_leaves_nothing_to_vote_on(tiny_
     *_, (now, html, stop, buttons, *_) = vote.ask("local", "tiny", "", "fox " * 600, *GREEDY)
     assert (now, stop["visible"], buttons["visible"]) == (None, False, False)
     assert "No replies" in html
+
+
+def test_nobody_is_asked_while_the_page_turns_or_they_still_answer(tiny_runs, monkeypatch):
+    monkeypatch.setenv("SFT_RUNS_DIR", str(tiny_runs))
+    told, floor, about = [], Floor(), ("local", "tiny", "", "Hello?", *GREEDY)
+    monkeypatch.setattr(gr, "Info", told.append)
+    assert list(vote.ask_once(floor, ("another",), *about)) == [(gr.skip(),) * 6]
+    assert "still turning" in told.pop()
+    first = vote.ask_once(floor, ("tiny",), *about)
+    next(first)
+    assert list(vote.ask_once(floor, ("tiny",), *about)) == [(gr.skip(),) * 6]
+    assert "still answering" in told.pop()
+    assert list(first)[-1][0].run == "tiny"
+
+
+def test_a_training_on_the_same_machine_is_told(run, monkeypatch):
+    assert ballot.TRAINING not in ballot.waiting(0, training=False)
+    assert ballot.TRAINING in ballot.waiting(0, training=True)
+    run.set_status("training", step=1, pid=os.getpid())
+    assert ballot.TRAINING in next(vote.ask("local", "one", "", "Hello?", *GREEDY))[1]
 
 
 def test_an_empty_question_is_not_asked(run):

@@ -82,9 +82,11 @@ def build() -> gr.Blocks:
         _wire(demo, tabs, owner_st, browser_bs, banner_html, ready_timer, preview_parts, tune_parts, chat_parts)
         tune_tab.select(_stand_by, **_QUIET)
         tune_tab.select(**tune_parts["look"])
+        # A page's events of one kind come one after the other: what takes seconds is the last.
+        chat_tab.select(None, js="() => nameThePanes()", **_QUIET)
+        chat_tab.select(_refresh_chat, [owner_st, chat_parts["run_dd"]], chat_parts["run_dd"], **_QUIET)
         chat_tab.select(_import_chat, **_QUIET)
         chat_tab.select(lambda: True, None, chat_parts["in_sight_st"], **_QUIET).then(**chat_parts["readying"])
-        chat_tab.select(_refresh_chat, [owner_st, chat_parts["run_dd"]], chat_parts["run_dd"], **_QUIET)
     return demo
 
 
@@ -102,7 +104,7 @@ def _wire(demo, tabs, owner_st, browser_bs, banner_html, ready_timer, preview_pa
         return {"owner": owner, "run": run or ""} if visitors.known(owner) else gr.skip()
 
     def to_chat(owner, run):
-        return gr.Tabs(selected="chat"), gr.update(choices=who.choices(owner), value=run)
+        return gr.Tabs(selected="chat"), gr.update(choices=who.choices(owner), value=run), None
 
     demo.load(arrive, browser_bs, [owner_st, browser_bs, run_dd], **_QUIET).then(**tune_parts["looking"]).then(
         _refresh_chat, [owner_st, chat_dd], chat_dd, **_QUIET
@@ -116,7 +118,10 @@ def _wire(demo, tabs, owner_st, browser_bs, banner_html, ready_timer, preview_pa
         preview_parts["template_outputs"], **_QUIET,
     ).then(**_rows_when_ready(**tune_parts["look"]))  # fmt: skip
     run_dd.change(remember, [owner_st, run_dd], browser_bs, **_QUIET)
-    tune_parts["chat_btn"].click(to_chat, [owner_st, run_dd], [tabs, chat_dd], **_QUIET)
+    choosing, turning = chat_parts["anew"]  # also where that run is chosen there already: it may have been resumed
+    tune_parts["chat_btn"].click(
+        to_chat, [owner_st, run_dd], [tabs, chat_dd, chat_parts["turned_to_st"]], **_QUIET
+    ).then(**choosing).then(**turning).then(None, None, None, js="() => focusOnPrompt()", **_QUIET)
 
 
 def arrived(stored) -> tuple:
@@ -165,8 +170,11 @@ def _import_chat() -> None:
 
 
 def _refresh_chat(owner: str, chosen: str | None):
-    """The chat's choices now; the newest run is chosen where nothing is."""
+    """The chat's choices now; the newest run is chosen where nothing is. What a visitor has chosen stays untouched:
+    another choice may have been made since."""
+    if not visitors.known(owner):
+        return gr.skip()  # the page is still loading, and comes back here when it has
     options = who.choices(owner)
     values = [value for _, value in options]
     default = next((value for value in values if not value.startswith(who.BASE_ALONE)), f"{who.BASE_ALONE}embedded")
-    return gr.update(choices=options, value=chosen if chosen in values else default)
+    return gr.update(choices=options) if chosen in values else gr.update(choices=options, value=default)

@@ -20,12 +20,12 @@ def answer(owner: str, talk: Talk, question: str, temperature, top_p, max_new_to
     The first one yielded has the question without replies, while models load; keep none of it before a reply begins.
     """
     asked = {"role": "user", "content": question}
-    waiting = [Pane([*pane.history, asked], note="loading the model …") for pane in talk.panes]
+    waiting = [Pane([*pane.history, asked], note="loading the model …", turns=pane.turns) for pane in talk.panes]
     talk = replace(talk, panes=waiting, said=TRAINING if training_in(runs_dir()) else "")
     yield talk
-    from sft import chat  # takes seconds the first time, so the question is shown before
-
     contest = contest_of(owner, talk.who)
+    from sft import chat  # takes seconds the first time, and who cannot answer is told sooner
+
     sampling = chat.Sampling(float(temperature), float(top_p), int(max_new_tokens), int(seed or 0))
     talk = replace(talk, sampling=sampling, format_hash=contest.chat_format.hash)
     read, left_out = _prompts(talk, contest)
@@ -35,9 +35,10 @@ def answer(owner: str, talk: Talk, question: str, temperature, top_p, max_new_to
                 pane,
                 history=[*pane.history, {"role": "assistant", "content": reply.text}],
                 reply=replace(reply, token_ids=[*reply.token_ids]),  # the one that streams still grows
-                note=_note(reply, talk, contest, turns),
+                note=_note(reply, talk, contest, left),
+                turns=[*pane.turns, (pane.prompt, [*reply.token_ids])],
             )
-            for pane, reply, turns in zip(read, replies, left_out, strict=True)
+            for pane, reply, left in zip(read, replies, left_out, strict=True)
         ]
         yield replace(talk, panes=panes)
 

@@ -4,6 +4,7 @@ The replies are painted from their texts in the order shown, so that nothing in 
 """
 
 from sft.ui import intervals, paint
+from sft.ui.answering import TRAINING
 from sft.votes import FEWEST, Tally, Vote
 
 NAMES = {"base": "the base model", "tuned": "the tuned model"}
@@ -12,9 +13,10 @@ _AGREED = "Both replies are the same, word for word. Only a tie or both bad can 
 _TOOK = {"tie": "a tie", "bad": "both bad"}
 
 
-def waiting(share: float) -> str:
-    """While they answer. `share` is how far the longer reply is at most."""
-    return f'<div role="status">{paint.loading(WAITING)}{paint.progress_bar(share, "Replies")}</div>'
+def waiting(share: float, training: bool) -> str:
+    """While they answer. `share` is how far the longer reply is at most; `training`: beside a training."""
+    beside = f'<p class="hint">{TRAINING}</p>' if training else ""
+    return f'<div role="status">{paint.loading(WAITING)}{paint.progress_bar(share, "Replies")}{beside}</div>'
 
 
 def replies(first: str, second: str) -> str:

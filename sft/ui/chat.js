@@ -7,7 +7,21 @@ function saveAs(name, text) {
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 }
-/* Send is passed over while a reply that was cancelled still ends; then the question waits in the prompt. */
+/* Sends what is in the prompt where the page asks for it: it has turned to another model, or has not done so yet. */
+let sendsInVain = 0;
+let nextSend = null; // one at a time, whoever asks for it
 function askWhatIsThere(there) {
-  if (there) setTimeout(() => document.querySelector("#send").click(), 150);
+  clearTimeout(nextSend);
+  sendsInVain = there ? sendsInVain + 1 : 0;
+  if (there && sendsInVain < 200) nextSend = setTimeout(() => document.querySelector("#send").click(), 250);
+}
+/* To a screen reader all panes have one name. */
+function nameThePanes(tries = 20) {
+  const names = { "base-pane": "Base model", "tuned-pane": "Tuned model", "third-pane": "Beside them" };
+  const logs = Object.keys(names).map((id) => document.querySelector(`#${id} [role=log]`));
+  logs.forEach((log, at) => log?.setAttribute("aria-label", `${Object.values(names)[at]}, conversation`));
+  if (!logs[0] && tries) setTimeout(() => nameThePanes(tries - 1), 250);
+}
+function focusOnPrompt() {
+  setTimeout(() => document.querySelector("#prompt textarea")?.focus(), 250);
 }

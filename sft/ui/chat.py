@@ -5,6 +5,7 @@ from gradio.events import Dependency
 
 from sft.ui import keeping, paint, proof, shifts, verdict, vote
 from sft.ui.chat_events import (
+    SHOWN,
     TEMPLATES,
     ask_again,
     choose,
@@ -17,18 +18,22 @@ from sft.ui.chat_events import (
     stopped,
     turn,
 )
+from sft.ui.floor import Floor, quiet
 from sft.ui.inputs import user_errors
 from sft.ui.talk import Talk
 from sft.ui.who import NOBODY
 
 _QUIET = {"show_progress": "hidden", "api_visibility": "private"}
-_ANSWERING = {"concurrency_limit": 8, **_QUIET}
+_ANSWERING = {"concurrency_limit": 32, "trigger_mode": "multiple", **_QUIET}
+# Who is chosen meanwhile is turned to afterwards, however many steps of a slider that were.
+_LATEST = {"concurrency_limit": 8, "trigger_mode": "always_last", **_QUIET}
 PANE_IDS = ("base-pane", "tuned-pane", "third-pane")
 
 
 def build(owner_st: gr.State) -> dict:
     """Builds and wires the tab. Returns what the page's load and the Tune tab need."""
     states = {"owner": owner_st, "talk": gr.State(Talk()), "kept": gr.State({}), "turned_to": gr.State(None)}
+    states["floor"] = gr.State(Floor())
     in_sight_st = gr.State(False)
     who = _who_answers()
     state_html = gr.HTML(paint.empty(NOBODY), elem_id="chat-state")
@@ -36,29 +41,30 @@ def build(owner_st: gr.State) -> dict:
     said_html = gr.HTML(elem_id="said")
     asking = _asking()
     template = _template()
-    verdict.build(owner_st, who["run_dd"])
+    judging = verdict.build(owner_st, who["run_dd"])
     looks = [proof.build(owner_st, states["talk"]), shifts.build(owner_st, states["talk"])]
     sampling = _sampling()
-    vote.build(owner_st, who["run_dd"], who["system_tb"], sampling)
-    exact = _exact()
+    voting = vote.build(owner_st, who["run_dd"], states["turned_to"], who["system_tb"], sampling)
     keep = keeping.build(owner_st, states["talk"])
-
-    shown = [states["talk"], *panes["bots"], *panes["notes"], said_html, *exact]
-    asked = [owner_st, who["system_tb"], who["third_system_tb"], states["talk"], *sampling]
-    prompt_tb = asking["prompt_tb"]
-    asking["try_btn"].click(held_out_prompt, [owner_st, who["run_dd"], prompt_tb], prompt_tb, **_QUIET)
     asking["again_btn"] = keep["again_btn"]
-    controls = [who[name] for name in ("run_dd", "stage_sl", "third_dd", "other_cb")] + [template["template_rd"]]
-    sending, stopping = _wire_asking(asking, [*controls, states["turned_to"]], asked, shown)
-    cancel = {"fn": None, "cancels": sending, **_QUIET}
-    cleared = asking["clear_btn"].click(**cancel).then(clear, states["talk"], shown, **_QUIET)
+
+    shown = [states["talk"], *panes["bots"], *panes["notes"], said_html]
+    _wire_emptying(looks, asking)
+    changed = _wire_asking(states, who, template, asking, sampling, shown)
     all_shown = [*shown, states["kept"], *panes["columns"], *panes["stamps"], state_html]
-    turned = _wire_turning(states, controls, who, asking, template, keep["open_btn"], sampling, cancel, all_shown)
-    _wire_looks(looks, asking, [*sending, stopping, cleared, *turned])
+    turning = _turning(states, who, template, asking, all_shown)
+    turned = _wire_turning(states, who, template, asking, keep["open_btn"], sampling, shown, turning)
     readying = {"fn": ready, "inputs": [in_sight_st, owner_st, who["system_tb"], states["talk"]], **_QUIET}
+    for event in [*changed, *turned]:
+        for look in looks:
+            event.then(**look["refresh"])
     for event in turned:
-        event.then(**readying)
-    return {"run_dd": who["run_dd"], "in_sight_st": in_sight_st, "readying": readying}
+        for following in (*judging, *voting, readying):
+            event.then(**following)
+    return {
+        "run_dd": who["run_dd"], "in_sight_st": in_sight_st, "turned_to_st": states["turned_to"], "readying": readying,
+        "anew": turning[1:],
+    }  # fmt: skip
 
 
 # ---- components ----
@@ -106,8 +112,8 @@ def _panes() -> dict:
 def _bot(elem_id: str) -> gr.Chatbot:
     return gr.Chatbot(
         show_label=False, elem_id=elem_id, height=360, render_markdown=False, sanitize_html=True, allow_tags=True,
-        buttons=[], feedback_options=None, layout="bubble", min_width=280, placeholder="Replies appear here.",
-        elem_classes="pane",
+        buttons=[], feedback_options=None, latex_delimiters=[], layout="bubble", min_width=280,
+        placeholder="Replies appear here.", elem_classes="pane",
     )  # fmt: skip
 
 
@@ -125,8 +131,11 @@ def _asking() -> dict:
             "retry_btn": gr.Button("Retry", size="sm", min_width=55, elem_id="retry"),
             "clear_btn": gr.Button("Clear", size="sm", min_width=55, elem_id="clear"),
         }
-    there_cb = gr.Checkbox(visible=False)  # whether a switch has put the last question into the prompt
-    return {"prompt_tb": prompt_tb, "send_btn": send_btn, "there_cb": there_cb, **buttons}
+    there_cb = gr.Checkbox(visible=False)  # whether the page itself has to send what is in the prompt
+    return {
+        "prompt_tb": prompt_tb, "send_btn": send_btn, "there_cb": there_cb, "not_cb": gr.Checkbox(visible=False),
+        **buttons,
+    }  # fmt: skip
 
 
 def _template() -> dict:
@@ -148,76 +157,84 @@ def _sampling() -> list:
         ]
 
 
-def _exact() -> list:
-    with gr.Accordion("The exact prompt", open=False, elem_id="exact"):
-        gr.Markdown("What each model read before its last reply, as text and as token ids.")
-        with gr.Row():
-            return [gr.HTML() for _ in PANE_IDS]
-
-
 # ---- wiring ----
 
 
-def _wire_asking(asking: dict, named: list, asked: list, shown: list) -> tuple[list, Dependency]:
-    """Everything that lets models answer: those that `named` says, if the page has turned to them.
+def _controls(who: dict, template: dict) -> list:
+    """Whatever says who answers, in the order in which handlers take it."""
+    return [who[name] for name in ("run_dd", "stage_sl", "third_dd", "other_cb")] + [template["template_rd"]]
 
-    Returns it, for what cancels it, and what stops them.
-    """
-    prompt_tb = asking["prompt_tb"]
-    with_prompt = [*named, *asked[:3], prompt_tb, *asked[3:]]
-    sending = [
-        trigger(once_turned(send), with_prompt, [*shown, prompt_tb], trigger_mode="once", **_ANSWERING)
-        for trigger in (asking["send_btn"].click, prompt_tb.submit)
-    ]
+
+def _wire_emptying(looks: list[dict], asking: dict) -> None:
+    """Closer looks at the last replies are emptied as new ones are asked for; it is wired first, so it comes first."""
+    emptied = [component for look in looks for component in look["clear"]]
+    triggers = [asking[name].click for name in ("send_btn", "retry_btn", "again_btn")] + [asking["prompt_tb"].submit]
+    gr.on(triggers, None, None, emptied, js=f"() => {[''] * len(emptied)}", **_QUIET)
+
+
+def _wire_asking(states, who, template, asking, sampling, shown) -> list[Dependency]:
+    """Everything that lets models answer, and what ends it. Returns the ends of all that."""
+    named = [*_controls(who, template), states["turned_to"], states["floor"]]
+    about = [states["owner"], who["system_tb"], who["third_system_tb"]]
+    prompt_tb, there_cb, talk_st = asking["prompt_tb"], asking["there_cb"], states["talk"]
+    sending = gr.on(
+        [asking["send_btn"].click, prompt_tb.submit], once_turned(send, SHOWN + 1),
+        [*named, *about, prompt_tb, talk_st, *sampling], [*shown, prompt_tb, there_cb], **_ANSWERING,
+    )  # fmt: skip
+    sending.then(**_ask_what_is_there(there_cb))
+    asking["try_btn"].click(held_out_prompt, [states["owner"], who["run_dd"], prompt_tb], prompt_tb, **_QUIET)
+    answered = [sending]
     for button, again in (("retry_btn", retry), ("again_btn", ask_again)):
-        sending.append(asking[button].click(once_turned(again), [*named, *asked], shown, **_ANSWERING))
-    # First the reply is cancelled, then the panes are painted: in one event, a last token could come after the paint.
-    stopping = asking["stop_btn"].click(None, cancels=sending, **_QUIET)
-    return sending, stopping.then(stopped, [asked[3], prompt_tb], [*shown, prompt_tb], **_QUIET)
+        asked = [*named, *about, talk_st, *sampling]
+        click = asking[button].click
+        answered.append(click(once_turned(again, SHOWN), asked, [*shown, asking["not_cb"]], **_ANSWERING))
+    stopping = asking["stop_btn"].click(**quiet(states["floor"]))
+    clearing = asking["clear_btn"].click(**quiet(states["floor"]))
+    stopped_too = stopping.then(stopped, [talk_st, prompt_tb], [*shown, prompt_tb], **_QUIET)
+    return [*answered, stopped_too, clearing.then(clear, talk_st, shown, **_QUIET)]
 
 
-def _wire_turning(states, controls, who, asking, template, open_btn, sampling, cancel, all_shown) -> list[Dependency]:
-    """The ways to turn to somebody else, each after what still answers is cancelled. Returns where each has turned."""
-    boxes = [who["system_tb"], who["third_system_tb"]]
+def _ask_what_is_there(there_cb: gr.Checkbox) -> dict:
+    return {"fn": None, "inputs": there_cb, "js": "(there) => askWhatIsThere(there)", **_QUIET}
+
+
+def _turning(states, who, template, asking, all_shown) -> list[dict]:
+    """The steps of turning to who is chosen now: what still answers is quiet, the controls follow, the panes turn."""
+    boxes, controls = [who["system_tb"], who["third_system_tb"]], _controls(who, template)
     choosing = {
         "fn": choose,
-        "inputs": [states["owner"], who["run_dd"], states["talk"]],
+        "inputs": [states["owner"], who["run_dd"], states["talk"], states["turned_to"]],
         "outputs": [*controls[1:4], *boxes],
-        **_QUIET,
     }
     turning = {
         "fn": turn,
         "inputs": [
-            states["owner"], *controls, *boxes, states["talk"], states["kept"], asking["prompt_tb"],
+            states["owner"], *controls, states["turned_to"], *boxes, states["talk"], states["kept"],
+            asking["prompt_tb"],
         ],
         "outputs": [
             *all_shown, who["other_cb"], who["stage_sl"], *boxes, template["template_md"], states["turned_to"],
             asking["prompt_tb"], asking["there_cb"],
         ],
-        **_QUIET,
     }  # fmt: skip
+    return [quiet(states["floor"]), {**choosing, **_LATEST}, {**turning, **_LATEST}]
+
+
+def _wire_turning(states, who, template, asking, open_btn, sampling, shown, turning) -> list[Dependency]:
+    """The ways to turn to somebody else. Returns where each has turned."""
     opening = {
         "fn": user_errors(keeping.open_kept),
         "inputs": [states["owner"], open_btn, states["talk"], states["kept"]],
         "outputs": [
-            states["talk"], states["kept"], who["run_dd"], template["template_rd"], *sampling,
+            states["talk"], states["kept"], who["run_dd"], template["template_rd"], states["turned_to"], *sampling,
         ],
         **_QUIET,
     }  # fmt: skip
-    turned = [who["run_dd"].change(**cancel).then(**choosing).then(**turning)]
-    turned.append(open_btn.upload(**cancel).then(**opening).success(**choosing).then(**turning))
-    turned += [who[name].input(**cancel).then(**turning) for name in ("third_dd", "other_cb")]
-    for control in (who["stage_sl"], template["template_rd"]):  # the same question to the same model in another state
-        turned.append(control.input(**cancel).then(**turning))
-        turned[-1].then(None, asking["there_cb"], None, js="(there) => askWhatIsThere(there)", **_QUIET)
+    hush, choosing, turn_there = turning
+    controls = _controls(who, template)
+    chosen = gr.on([controls[0].change, *(control.input for control in controls[1:])], **hush)
+    opened = open_btn.upload(**hush).then(**opening)
+    opened.failure(stopped, [states["talk"], asking["prompt_tb"]], [*shown, asking["prompt_tb"]], **_QUIET)
+    turned = [chosen.then(**choosing).then(**turn_there), opened.success(**choosing).then(**turn_there)]
+    turned[0].then(**_ask_what_is_there(asking["there_cb"]))
     return turned
-
-
-def _wire_looks(looks: list[dict], asking: dict, changed: list) -> None:
-    """Closer looks at the last replies: emptied as new ones are asked for, and filled anew after all that changed."""
-    emptied = [component for look in looks for component in look["clear"]]
-    triggers = [asking[name].click for name in ("send_btn", "retry_btn", "again_btn")] + [asking["prompt_tb"].submit]
-    gr.on(triggers, None, None, emptied, js=f"() => {[''] * len(emptied)}", **_QUIET)
-    for event in changed:
-        for look in looks:
-            event.then(**look["refresh"])

@@ -14,7 +14,8 @@ from sft.best_prompt import LIKE_EXAMPLES
 from sft.errors import UserError
 from sft.ui import paint
 from sft.ui.answering import answer, broken_off, get_ready
-from sft.ui.panes import PANES, exact, painted, stamps
+from sft.ui.floor import Floor
+from sft.ui.panes import PANES, painted, stamps
 from sft.ui.talk import PROMPTED, Talk, Who, empty
 from sft.ui.verdict_events import provided
 from sft.ui.visitors import run_of
@@ -31,7 +32,9 @@ from sft.ui.who import (
     who_of,
 )
 
-SHOWN = 2 + 3 * PANES  # what `paint_talk` gives
+SHOWN = 2 + 2 * PANES  # what `paint_talk` gives
+TURNING = "One moment: the page is still turning to who you chose. If this stays, reload the page."
+BUSY = "A reply is still being written. Wait for its end, or press Stop."
 TEMPLATES = {
     "right": "The chat template that belongs to the model, as in training: in it a tuned model learned to answer, and "
     "to stop.",
@@ -43,24 +46,29 @@ TEMPLATES = {
 
 
 def paint_talk(talk: Talk) -> tuple:
-    return talk, *painted(talk), *exact(talk)
+    return talk, *painted(talk)
 
 
 # ---- asking ----
 
 
-def once_turned(asking: Callable) -> Callable:
-    """`asking`, where the page has turned to whom the controls name. It takes a second; until then `talk` is still
-    with those before, and a question would go to them."""
+def once_turned(asking: Callable, skipped: int) -> Callable:
+    """`asking`, where the page has turned to whom the controls name, and no reply has the floor.
 
-    def ask(chosen, stage, third, other_format, template, turned_to, *values) -> Iterator[tuple]:
+    Turning takes a second; until then `talk` is still with those before, and a question would go to them. Its answer
+    ends in whether to ask again a moment later; `skipped` is how many values go before that.
+    """
+
+    def ask(chosen, stage, third, other_format, template, turned_to, floor: Floor, *values) -> Iterator[tuple]:
+        untouched = (gr.skip(),) * skipped
         if (chosen, stage, third, other_format, template) != turned_to:
-            raise gr.Error(
-                "The page is still turning to who you chose. Ask again in a moment; if this stays, reload the page.",
-                title="Not asked",
-                print_exception=False,
-            )
-        yield from asking(*values)
+            waiting = (*untouched[: SHOWN - 1], f'<p class="talk-said" role="status">{TURNING}</p>')
+            yield *waiting, *untouched[SHOWN:], True
+        elif floor.taken:
+            gr.Info(BUSY)
+            yield *untouched, False
+        else:
+            yield from ((*shown, False) for shown in floor.speak(asking(*values)))
 
     ask.__name__ = asking.__name__
     return ask
@@ -129,9 +137,8 @@ def replying(owner, talk: Talk, question: str, sampling, kept: Talk) -> Iterator
     try:
         begun = False
         for now in answer(owner, talk, question, *sampling):
-            read = (gr.skip(),) * PANES if begun else exact(now)  # it does not change from token to token
-            begun = any(pane.reply for pane in now.panes)
-            yield now if begun else kept, *painted(now), *read
+            begun = begun or any(pane.reply for pane in now.panes)
+            yield now if begun else kept, *painted(now)
     except Exception as error:
         yield paint_talk(replace(kept, asked=""))
         if isinstance(error, UserError):
@@ -181,11 +188,14 @@ def leave(talk: Talk, kept: dict) -> None:
         kept[talk.key] = broken_off(talk)
 
 
-def choose(owner, chosen, talk: Talk) -> tuple:
+def choose(owner, chosen, talk: Talk, turned_to) -> tuple:
     """What can be set about who was chosen: stage, third, other format, and the system messages to begin with.
 
-    Those of the conversation, where it is with them already: one that was opened from a file.
+    Those of the conversation, where it is with them already: one that was opened from a file. All stay as they are
+    where the page has turned to who was chosen before.
     """
+    if turned_to and turned_to[0] == chosen:
+        return (gr.skip(),) * 5
     try:
         who = who_of(owner, chosen, -1, "", False)
         steps = stages(run_of(owner, who.run)) if who.run else [0]
@@ -204,9 +214,12 @@ def choose(owner, chosen, talk: Talk) -> tuple:
 
 
 def turn(
-    owner, chosen, stage, third, other_format, template, system, third_system, talk: Talk, kept: dict, prompt
+    owner, chosen, stage, third, other_format, template, turned_to, system, third_system, talk: Talk, kept: dict, prompt
 ) -> tuple:
-    """The conversation with who is chosen now, in the template that is chosen now."""
+    """The conversation with who is chosen now, in the template that is chosen now.
+
+    The same model in another state is asked the last question at once.
+    """
     try:
         who = who_of(owner, chosen, stage, third, other_format)
         heads, (html, mendable) = stamps(owner, who), state(owner, who)
@@ -239,8 +252,13 @@ def turn(
         TEMPLATES[template],
         (chosen, stage, third, other_format, template),
         question or gr.skip(),
-        bool(question),
+        bool(question) and _only_state_differs(turned_to, (chosen, stage, third, other_format, template)),
     )
+
+
+def _only_state_differs(before: tuple | None, now: tuple) -> bool:
+    """Whether the same ones are chosen, and the stage or the template is another."""
+    return before is not None and (before[0], *before[2:4]) == (now[0], *now[2:4]) and before != now
 
 
 def goes_along(talk: Talk, now: Talk, draft) -> str:

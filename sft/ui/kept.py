@@ -107,7 +107,7 @@ def read(source: bytes) -> tuple[Talk, dict]:
         ) from None
     if len(histories) != len(talk.panes) or len({len(history) for history in histories}) > 1:
         raise RunError("The file's conversation has not one history for each who answers.", "Open another file.")
-    talk.panes = [Pane(history) for history in histories]
+    talk.panes = [Pane(history, turns=[None] * (len(history) // 2)) for history in histories]
     return talk, settings
 
 

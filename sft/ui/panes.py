@@ -1,4 +1,4 @@
-"""Paints the panes of a conversation: what each model is, what was said, what it read, and a note on the last reply."""
+"""Paints the panes of a conversation: what each model is, what was said, and a note on the last reply."""
 
 from sft import models
 from sft.run import Run
@@ -12,32 +12,21 @@ NOTHING = "(not a word)"
 
 
 def painted(talk: Talk) -> list:
-    """What changes with every token: bubbles and notes, for each pane there may be."""
+    """What changes with every token: bubbles and notes, for each pane there may be, and a word on the whole."""
     panes = [*talk.panes, *(Pane() for _ in range(PANES))][:PANES]
     notes = [f"<small>{paint.escape(pane.note)}</small>" if pane.note else "" for pane in panes]
     said = f'<p class="talk-said" role="status">{paint.escape(talk.said)}</p>' if talk.said else ""
     return [*(bubbles(pane.history) for pane in panes), *notes, said]
 
 
-def exact(talk: Talk) -> list[str]:
-    """The prompt that each model read before its last reply, as text and as token ids."""
-    found = [
-        f'<div class="text-view">{paint.shown(pane.text)}</div>'
-        f'<pre class="ids" tabindex="0" role="group" aria-label="Token ids">{" ".join(map(str, pane.prompt))}</pre>'
-        if pane.prompt
-        else ""
-        for pane in talk.panes
-    ]
-    return [*found, *[""] * PANES][:PANES]
-
-
 def bubbles(history: list[dict]) -> list[dict]:
     """Content as a typed part: a plain string would be dedented and stripped by the component. Escaped, for it takes
     text for HTML, and would fetch what that names. A reply without a word says so."""
-    return [
-        {"role": message["role"], "content": [{"type": "text", "text": paint.escape(message["content"]) or NOTHING}]}
-        for message in history
-    ]
+    return [{"role": each["role"], "content": [{"type": "text", "text": _words(each["content"])}]} for each in history]
+
+
+def _words(text: str) -> str:
+    return paint.escape(text) if text.strip() else NOTHING
 
 
 def stamps(owner: str, who: Who) -> list[str]:

@@ -38,13 +38,15 @@ class Who:
 @dataclass
 class Pane:
     """One contestant's side: its messages without the system message; the ids that it read last, also as text; its
-    last reply, and a note on that."""
+    last reply, and a note on that. `turns` has for each reply the ids that were read before it and its own; None where
+    nobody knows them, in a conversation from a file."""
 
     history: list[dict] = field(default_factory=list)
     prompt: list[int] = field(default_factory=list)
     text: str = ""
     reply: "Reply | None" = None
     note: str = ""
+    turns: list[tuple[list[int], list[int]] | None] = field(default_factory=list)
 
 
 @dataclass
@@ -76,7 +78,7 @@ class Talk:
 
     def until(self, turns: int) -> "Talk":
         """The first so many questions and their replies."""
-        panes = [Pane(pane.history[: 2 * turns]) for pane in self.panes]
+        panes = [Pane(pane.history[: 2 * turns], turns=pane.turns[:turns]) for pane in self.panes]
         return replace(self, panes=panes, asked="", said="")
 
 

@@ -20,8 +20,8 @@ ABOUT = (
 _QUIET = {"show_progress": "hidden", "api_visibility": "private"}
 
 
-def build(owner_st: gr.State, run_dd: gr.Dropdown) -> None:
-    """Builds and wires the panel. `run_dd` says which run."""
+def build(owner_st: gr.State, run_dd: gr.Dropdown) -> list[dict]:
+    """Builds and wires the panel. `run_dd` says which run. Returns what follows when the page has turned to it."""
     open_st, filled_st = gr.State(False), gr.State(Filled())
     at_st, seen_st = gr.State(0), gr.State(0.0)  # the page of rows, and when the result that is shown was written
     with gr.Accordion("Prompt or tune?", open=False, elem_id="verdict") as panel:
@@ -53,13 +53,13 @@ def build(owner_st: gr.State, run_dd: gr.Dropdown) -> None:
     }  # fmt: skip
     panel.expand(lambda: True, None, open_st, **_QUIET).then(**looking).then(**filling)
     panel.collapse(lambda: False, None, open_st, **_QUIET)
-    run_dd.change(**looking).then(**filling)
     timer.tick(tick, [*about, seen_st], shown, queue=False, **_QUIET)
     once = {"trigger_mode": "once", **_QUIET}
     start_btn.click(user_errors(start), [*about, filled_st, *form], None, **once).success(**looking)
     stop_btn.click(user_errors(stop), about, shown, **once)
     for trigger, way in ((filter_rd.input, None), (back_btn.click, -1), (on_btn.click, 1)):
         trigger(partial(turn, way), [*about, filter_rd, at_st], browsing, trigger_mode="always_last", **_QUIET)
+    return [{**following, "trigger_mode": "always_last", "concurrency_limit": 8} for following in (looking, filling)]
 
 
 def _form() -> list:

@@ -18,7 +18,9 @@ import gradio as gr
 from sft import votes
 from sft.errors import RunError, UserError
 from sft.run import Run
+from sft.runs import runs_dir, training_in
 from sft.ui import ballot, paint
+from sft.ui.floor import Floor, quiet
 from sft.ui.inputs import user_errors
 from sft.ui.talk import Who, contest_of
 from sft.ui.visitors import run_of
@@ -43,9 +45,14 @@ class Ballot(NamedTuple):
     vote: votes.Vote
 
 
-def build(owner_st: gr.State, run_dd: gr.Dropdown, system_tb: gr.Textbox, sampling: list) -> None:
-    """Builds and wires the panel. `run_dd` says who answers; system message and sampling are those of the tab."""
-    ballot_st = gr.State(None)
+def build(
+    owner_st: gr.State, run_dd: gr.Dropdown, turned_to_st: gr.State, system_tb: gr.Textbox, sampling: list
+) -> list[dict]:
+    """Builds and wires the panel. `run_dd` says who answers; system message and sampling are those of the tab.
+
+    Returns what follows when the page has turned to that run.
+    """
+    ballot_st, floor_st = gr.State(None), gr.State(Floor())
     with gr.Accordion("Blind vote", open=False, elem_id="blind-vote") as panel:
         gr.Markdown(ABOUT)
         tally_html = gr.HTML()
@@ -63,20 +70,35 @@ def build(owner_st: gr.State, run_dd: gr.Dropdown, system_tb: gr.Textbox, sampli
             buttons = [gr.Button(name, min_width=110, elem_id=f"vote-{side.lower()}") for side, name in BUTTONS.items()]
     shown = [ballot_st, replies_html, stop_btn, buttons_row, *buttons[:2]]
 
-    asking = {"fn": ask, "inputs": [owner_st, run_dd, system_tb, question_tb, *sampling], "outputs": shown}
-    asking |= {"concurrency_limit": 8, "trigger_mode": "once", **_QUIET}
+    about = [floor_st, turned_to_st, owner_st, run_dd]
+    asking = {"fn": ask_once, "inputs": [*about, system_tb, question_tb, *sampling], "outputs": shown}
+    asking |= {"concurrency_limit": 32, "trigger_mode": "multiple", **_QUIET}
     row = row_btn.click(user_errors(next_question), [owner_st, run_dd], question_tb, trigger_mode="once", **_QUIET)
-    asked = [ask_btn.click(**asking), question_tb.submit(**asking), row.success(**asking)]
-    stop_btn.click(None, cancels=asked, **_QUIET).then(none_asked, None, shown, **_QUIET)
+    gr.on([ask_btn.click, question_tb.submit], **asking)
+    row.success(**asking)
+    silence, none = quiet(floor_st), {"fn": none_asked, "inputs": None, "outputs": shown, **_QUIET}
+    stop_btn.click(**silence).then(**none)
     for side, button in zip(BUTTONS, buttons, strict=True):
         button.click(
             user_errors(partial(cast, side)), [owner_st, ballot_st], [ballot_st, replies_html, buttons_row, tally_html],
             trigger_mode="once", **_QUIET,
         ).success(None, None, None, js=_FOCUS, **_QUIET)  # fmt: skip
-    panel.expand(counted, [owner_st, run_dd], tally_html, **_QUIET)
-    run_dd.change(None, cancels=asked, **_QUIET).then(none_asked, None, shown, **_QUIET).then(
-        counted, [owner_st, run_dd], tally_html, **_QUIET
-    )
+    counting = {"fn": counted, "inputs": [owner_st, run_dd], "outputs": tally_html, **_QUIET}
+    panel.expand(**counting)
+    run_dd.change(**silence).then(**none)
+    return [{**counting, "trigger_mode": "always_last", "concurrency_limit": 8}]
+
+
+def ask_once(floor: Floor, turned_to, owner, name, *values) -> Iterator[tuple]:
+    """`ask`, where the page has turned to that run, so that its system message is in the box, and nobody answers."""
+    if not turned_to or turned_to[0] != name:
+        gr.Info("The page is still turning to who you chose. Ask again in a moment.")
+        yield (gr.skip(),) * 6
+    elif floor.taken:
+        gr.Info("They are still answering. Wait for their replies, or press Stop.")
+        yield (gr.skip(),) * 6
+    else:
+        yield from floor.speak(ask(owner, name, *values))
 
 
 def ask(owner, name, system, question, *sampling) -> Iterator[tuple]:
@@ -85,14 +107,14 @@ def ask(owner, name, system, question, *sampling) -> Iterator[tuple]:
         yield (gr.skip(),) * 6
         return
     head = [{"role": "system", "content": system}] if (system or "").strip() else []
-    messages = [*head, {"role": "user", "content": question}]
-    yield _open(None, ballot.waiting(0), asking=True)
+    messages, training = [*head, {"role": "user", "content": question}], training_in(runs_dir())
+    yield _open(None, ballot.waiting(0, training), asking=True)
     try:
         for now in _answers(owner, name, messages, *sampling):
             if isinstance(now, Ballot):
                 yield _open(now, ballot.replies(*_in_order(now.vote)))
             else:
-                yield _open(None, ballot.waiting(now), asking=True)
+                yield _open(None, ballot.waiting(now, training), asking=True)
     except UserError as error:
         yield _open(None, paint.problem("No replies", error.message, error.hint))
     except Exception:
@@ -103,9 +125,9 @@ def ask(owner, name, system, question, *sampling) -> Iterator[tuple]:
 def _answers(owner, name, messages, temperature, top_p, max_new_tokens, seed) -> Iterator[float | Ballot]:
     """How far the longer reply is at most, again and again; at the end the ballot."""
     run = _voted_on(owner, name)
-    from sft import chat  # takes seconds the first time
-
     contest = contest_of(owner, Who(run=name))
+    from sft import chat  # takes seconds the first time, and who cannot answer is told sooner
+
     sampling = chat.Sampling(float(temperature), float(top_p), int(max_new_tokens), int(seed or 0))
     prompts = [contest.chat_format.prompt_ids(messages)] * 2
     for replies in chat.stream(contest, prompts, sampling):

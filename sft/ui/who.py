@@ -11,6 +11,7 @@ from sft.ui.visitors import run_of, runs_of
 
 BASE_ALONE = "base alone: "
 NOBODY = "Tune a model first, or choose a base model alone."
+ALONE = "None of your runs has finished yet: tune a model in tab 2, and it answers here beside its base model."
 PAIRED = (
     "⚠ Paired anyway, with another chat format than was trained on: what is seen here may be the format's doing, not "
     "the training's."
@@ -102,8 +103,8 @@ def state(owner: str, who: Who) -> tuple[str, bool]:
     """Why they cannot answer, as HTML, empty where they can; and whether pairing other chat formats would mend it."""
     if not (who.run or who.base):
         return paint.empty(NOBODY), False
-    if who.base:
-        return "", False  # it may have to be downloaded first: that is for the first question
+    if who.base:  # it may have to be downloaded first: that is for the first question
+        return "" if any(run.has_result for run in runs_of(owner)) else paint.empty(ALONE), False
     try:
         contest_of(owner, who)
     except UserError as error:

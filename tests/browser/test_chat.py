@@ -4,7 +4,9 @@ The app runs in this process, on a tiny model, so that the test knows the tokens
 """
 
 import json
+import re
 import threading
+import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -14,10 +16,11 @@ import pytest
 from playwright.sync_api import expect
 from tiny_models import save_tiny_run
 
-from sft import chat, ui
+from sft import chat, ui, votes
 from sft.contest import Contest
+from sft.passes import Reader
 from sft.run import Run
-from sft.ui import kept, paint, visitors
+from sft.ui import chat_events, kept, paint, visitors, who
 from sft.ui.panes import NOTHING
 from sft.ui.readiness import READINESS
 
@@ -150,20 +153,86 @@ def test_the_closer_looks_follow_the_conversation(visit):
     page.locator("#clear").click()
     for panel in ("#proof", "#shifts"):
         expect(page.locator(panel)).to_contain_text("Ask something first")
+        page.locator(f"{panel} > button").click()
+
+
+def test_a_question_that_is_sent_while_the_page_turns_waits_for_that(visit, space, monkeypatch):
+    _, root, _ = space
+    page, before = visit(ANN), who.state
+    monkeypatch.setattr(who, "state", lambda *about: time.sleep(1) or before(*about))
+    monkeypatch.setattr(chat_events, "state", who.state)
+    slider = page.locator("#stage input[type=range]")
+    for _ in range(3):  # each step is an event, and turning takes longer than all of them
+        slider.press("ArrowLeft")
+    ask(page, "Hello?")
+    answered(page)
+    expect(page.locator("#stage")).to_contain_text("before the first step")
+    assert said(page, "tuned-pane") == said(page, "base-pane")
+    expect(page.locator("#tuned-pane .bot")).to_have_count(1)
+    expect(page.locator("#said")).to_be_empty()
+    slider.press("End")
+    expect(page.locator("#stage")).to_contain_text("As it is, after 8 steps")
+    answered(page)
+    assert said(page, "tuned-pane") == words(expected(Run(root / "annika-first"), "Hello?")[1])
+
+
+def test_one_reply_at_a_time_and_stop_says_so(visit, monkeypatch):
+    page, read = visit(ANN), Reader.read
+    monkeypatch.setattr(Reader, "read", lambda *about: time.sleep(0.3) or read(*about))
+    ask(page, "Hello?")
+    expect(page.locator("#tuned-pane .pane-note, .pane-note").nth(1)).to_contain_text(re.compile(r"\d tokens? …"))
+    page.locator("#prompt textarea").fill("And then?")
+    page.locator("#prompt textarea").press("Enter")
+    page.locator("#retry").click()
+    expect(page.get_by_text("still being written").first).to_be_visible()
+    expect(page.locator("#tuned-pane .user")).to_have_count(1)
+    page.locator("#stop-replies").click()
+    expect(page.locator(".pane-note").nth(1)).to_contain_text("stopped by you")
+    page.wait_for_timeout(1000)
+    expect(page.locator(".pane-note").nth(1)).to_contain_text("stopped by you")
+    monkeypatch.setattr(Reader, "read", read)
+    page.locator("#send").click()  # at once, and the second question, which waited in the prompt
+    answered(page)
+    expect(page.locator("#tuned-pane .user")).to_have_count(2)
+    monkeypatch.setattr(Reader, "read", lambda *about: time.sleep(0.3) or read(*about))
+    ask(page, "And now?")
+    expect(page.locator(".pane-note").nth(1)).to_contain_text("token")
+    page.locator("#clear").click()
+    page.wait_for_timeout(1000)
+    expect(page.locator(".pane .bot, .pane .user")).to_have_count(0)
+
+
+def test_a_blind_vote_is_cast_and_then_the_names_are_told(visit, space):
+    _, root, _ = space
+    page = visit(ANN)
+    page.get_by_role("button", name="Blind vote").click()
+    panel = page.locator("#blind-vote")
+    panel.locator("#vote-question textarea").fill("Who are you?")
+    panel.get_by_role("button", name="Ask both").click()
+    expect(panel.locator(".ballot article")).to_have_count(2)
+    assert "model" not in panel.locator(".ballot").inner_text().lower()
+    panel.get_by_role("button", name="A is better").click()
+    expect(panel.locator(".revealed")).to_contain_text("is better")
+    expect(panel.locator(".ballot h4").first).to_contain_text("A: the ")
+    (vote,) = votes.read(Run(root / "annika-first"))[0]
+    expect(panel.locator(".revealed")).to_contain_text(f"the {vote.choice} model is better")
+    expect(panel.locator(".tally")).to_contain_text("of 1 deciding vote")
+    page.get_by_role("button", name="Blind vote").click()
 
 
 def test_what_is_said_is_shown_as_text_and_read_as_it_was_written(visit):
     page, fetched = visit(ANN), []
     page.on("request", lambda request: fetched.append(request.url))
-    question = '<b>x</b> <img src="/favicon.ico?leak"> &lt;i&gt; [a](b) **c**\n  two'
+    question = '$$x$$ <b>x</b> <img src="/favicon.ico?leak"> &lt;i&gt; [a](b) **c**\n  two'
     ask(page, question)
     answered(page)
     assert page.locator("#base-pane .user .md").inner_text() == question
     expect(page.locator("#base-pane .md").locator("img, b, a")).to_have_count(0)
     assert not [url for url in fetched if "leak" in url]
-    page.get_by_text("The exact prompt", exact=True).click()
-    expect(page.locator("#exact .text-view").first).to_contain_text('<img src="/favicon.ico?leak"> &lt;i&gt;')
-    page.get_by_text("The exact prompt", exact=True).click()
+    page.locator("#proof > button").click()
+    page.get_by_text("The prompts, token by token").click()
+    expect(page.locator("#proof .text-view").first).to_contain_text('<img src="/favicon.ico?leak"> &lt;i&gt;')
+    page.locator("#proof > button").click()
 
 
 def test_a_third_pane_another_template_and_a_kept_conversation(visit, tmp_path):
@@ -241,10 +310,10 @@ def test_many_clients_at_once_each_hear_their_own_adapter(space, tiny_model):
         client.call("arrive", [{"owner": owners[name], "run": ""}])
         client.call("_refresh_chat", [None, None])
         controls = [name, 1, "", False, "right"]
-        client.call("turn", [None, *controls, "", "", None, None, ""])
+        client.call("turn", [None, *controls, None, "", "", None, None, ""])
         with suppress(threading.BrokenBarrierError):
             together.wait(30)
-        return client.call("send", [*controls, None, None, "", "", f"I am {name}.", None, 0, 1, TOKENS, 0])
+        return client.call("send", [*controls, None, None, None, "", "", f"I am {name}.", None, 0, 1, TOKENS, 0])
 
     with ThreadPoolExecutor(CLIENTS) as pool:
         heard = dict(zip(owners, pool.map(chat_as, owners), strict=True))
@@ -252,5 +321,5 @@ def test_many_clients_at_once_each_hear_their_own_adapter(space, tiny_model):
         whole = json.dumps(events)
         assert not [other for other in owners if other != name and other in whole]
         panes = events[-1]["output"]["data"][1:3]
-        shown = [paint.escape(text) or NOTHING for text in alone[name]]
+        shown = [paint.escape(text) if text.strip() else NOTHING for text in alone[name]]
         assert [pane[-1]["content"][0]["text"] for pane in panes] == shown

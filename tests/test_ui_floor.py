@@ -1,0 +1,83 @@
+"""Who may speak on a page: one reply, until it ends or is told to be quiet; then it shows nothing more."""
+
+import threading
+import time
+
+from sft.ui import floor
+from sft.ui.floor import Floor
+
+
+def steps(said, count=3):
+    try:
+        for number in range(count):
+            said.append(number)
+            yield number
+    finally:
+        said.append("closed")
+
+
+def test_a_reply_speaks_to_its_end_and_then_the_next_one_may():
+    said, page = [], Floor()
+    assert list(page.speak(steps(said))) == [0, 1, 2]
+    assert not page.taken
+    assert list(page.speak(steps(said))) == [0, 1, 2]
+
+
+def test_while_one_speaks_no_other_does():
+    said, page = [], Floor()
+    first = page.speak(steps(said))
+    next(first)
+    assert page.taken
+    assert list(page.speak(steps([]))) == []
+    assert list(first) == [1, 2]
+
+
+def test_one_that_was_told_to_be_quiet_shows_nothing_more_and_is_closed(monkeypatch):
+    monkeypatch.setattr(floor, "ANSWERS", 0.01)
+    said, page = [], Floor()
+    first = page.speak(steps(said))
+    next(first)
+    page.quiet()
+    assert not page.taken
+    second = page.speak(steps([]))
+    assert next(second) == 0  # which does not wait for the first to notice
+    assert list(first) == []
+    assert said == [0, 1, "closed"]
+    assert page.taken
+    assert list(second) == [1, 2]
+
+
+def test_quiet_waits_until_what_was_about_to_be_shown_has_been():
+    shown, page, begun = [], Floor(), threading.Event()
+
+    def show():
+        for step in page.speak(steps([], 100)):
+            begun.set()
+            time.sleep(0.05)
+            shown.append(step)
+
+    speaker = threading.Thread(target=show)
+    speaker.start()
+    begun.wait()
+    page.quiet()
+    count = len(shown)
+    assert count >= 1
+    speaker.join()
+    assert len(shown) == count
+
+
+def test_a_reply_that_breaks_gives_the_floor_back():
+    page = Floor()
+
+    def breaks():
+        yield 1
+        raise ValueError
+
+    spoken = page.speak(breaks())
+    next(spoken)
+    try:
+        next(spoken)
+    except ValueError:
+        assert not page.taken
+    else:
+        raise AssertionError
