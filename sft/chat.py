@@ -20,6 +20,7 @@ from sft.sampling import Chooser, Sampling
 from sft.weights import WEIGHTS, Voice
 
 AT_ONCE = 16  # replies that `complete` works on together
+JUDGED = 128  # tokens of a reply that are read in a pass: scores of the whole vocabulary after each take much memory
 
 
 @dataclass
@@ -43,16 +44,17 @@ def stream(contest: Contest, prompts: list[list[int]], sampling: Sampling) -> It
 
     `prompts` are token ids, one list a contestant. Closing the iterator ends the replies.
     """
+    began = time.perf_counter()
     with WEIGHTS.lock:
         _check_room(contest, prompts, sampling)
         voices = WEIGHTS.load(contest)
         rows = [WEIGHTS.row(*pair) for pair in zip(voices, prompts, strict=True)]
     replies, choosers = [Reply() for _ in prompts], [Chooser(sampling) for _ in prompts]
     unread = [prompt[len(row.token_ids) :] for prompt, row in zip(prompts, rows, strict=True)]
-    began = time.perf_counter()
     try:
         while going := [at for at, reply in enumerate(replies) if not reply.ended]:
-            for at, logits in zip(going, _read(voices, rows, unread, going), strict=True):
+            these = ([each[at] for at in going] for each in (voices, rows, unread))
+            for at, logits in zip(going, _pass(*these), strict=True):
                 unread[at] = [choosers[at](logits[-1])]
                 _append(replies[at], unread[at], contest.chat_format, sampling.max_new_tokens)
                 replies[at].seconds = time.perf_counter() - began
@@ -69,24 +71,24 @@ def get_ready(contest: Contest, messages: list[dict]) -> None:
     prompts = [contest.chat_format.prompt_ids([*messages, {"role": "user", "content": text}]) for text in ("a", "b")]
     opening = os.path.commonprefix(prompts)  # noqa: RUF071 (it compares lists)
     room = models.context_length(contest.folder)
+    fits = opening and (room is None or len(opening) < room)
     with WEIGHTS.lock:
         for voice in WEIGHTS.load(contest):
-            row = WEIGHTS.row(voice, [*opening, -1])  # the last token is always left to read
-            unread = opening[len(row.token_ids) :]
-            if unread and voice.reader.together and (room is None or len(opening) < room):
-                voice.reader.read([row], [unread])
-            WEIGHTS.keep(voice, row)
+            if fits and voice.reader.together and not WEIGHTS.has_read(voice, opening):
+                row = WEIGHTS.row(voice, [*opening, -1])  # the last token is always left to read
+                voice.reader.read([row], [opening[len(row.token_ids) :]])
+                WEIGHTS.keep(voice, row)
 
 
-def _read(voices: list[Voice], rows: list[Row], unread: list[list[int]], going: list[int]) -> list[torch.Tensor]:
-    """What follows the unread tokens of those rows: one pass for all that share a model."""
+def _pass(voices: list[Voice], rows: list[Row], unread: list[list[int]], last: int = 1) -> list[torch.Tensor]:
+    """The logits [last, vocabulary] after the unread tokens of each row: one pass for all that share a model."""
     found = {}
-    for reader in dict.fromkeys(voices[at].reader for at in going):
-        own = [at for at in going if voices[at].reader is reader]
+    for reader in dict.fromkeys(voice.reader for voice in voices):
+        own = [at for at, voice in enumerate(voices) if voice.reader is reader]
         with WEIGHTS.lock:
-            logits = reader.read([rows[at] for at in own], [unread[at] for at in own])
+            logits = reader.read([rows[at] for at in own], [unread[at] for at in own], [last] * len(own))
         found.update(zip(own, logits, strict=True))
-    return [found[at] for at in going]
+    return [found[at] for at in range(len(voices))]
 
 
 def _check_room(contest: Contest, prompts: list[list[int]], sampling: Sampling) -> None:
@@ -117,15 +119,31 @@ def reply_text(token_ids: list[int], chat_format: ChatFormat) -> str:
 
 def read(contest: Contest, sequences: list[list[int]], last: int) -> list[torch.Tensor]:
     """[last, vocabulary] for each contestant: log-probabilities of the token after each of the `last` positions of its
-    sequence, float32 on the CPU. One pass for all that share a model."""
+    sequence, float32 on the CPU."""
     with WEIGHTS.lock:
         voices = WEIGHTS.load(contest)
-        rows, found = [Row(voice.adapter) for voice in voices], {}
-        for reader in dict.fromkeys(voice.reader for voice in voices):
-            own = [at for at, voice in enumerate(voices) if voice.reader is reader]
-            logits = reader.read([rows[at] for at in own], [sequences[at] for at in own], [last] * len(own))
-            found.update(zip(own, logits, strict=True))
-    return [found[at].float().log_softmax(-1).cpu() for at in range(len(voices))]
+    logits = _pass(voices, [Row(voice.adapter) for voice in voices], sequences, last)
+    return [each.float().log_softmax(-1).cpu() for each in logits]
+
+
+def judge(contest: Contest, prompt: list[int], reply: list[int]) -> list[tuple[list[float], list[int]]]:
+    """For each contestant, whoever wrote the reply: the log-probability of each of its tokens, and the token that it
+    finds likeliest in that place."""
+    with WEIGHTS.lock:
+        voices = WEIGHTS.load(contest)
+    rows, found = [Row(voice.adapter) for voice in voices], [([], []) for _ in voices]
+    for start in range(0, len(reply), JUDGED):
+        tokens = reply[start : start + JUDGED]
+        unread = (prompt + reply[: start + len(tokens) - 1])[len(rows[0].token_ids) :]
+        for judged, logits in zip(found, _pass(voices, rows, [unread] * len(rows), len(tokens)), strict=True):
+            for column, more in zip(judged, _judged(logits.float(), tokens), strict=True):
+                column += more
+    return found
+
+
+def _judged(logits: torch.Tensor, tokens: list[int]) -> tuple[list[float], list[int]]:
+    written = logits.gather(1, torch.tensor(tokens, device=logits.device)[:, None])[:, 0]
+    return (written - logits.logsumexp(1)).tolist(), logits.argmax(1).tolist()
 
 
 def complete(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from sft.chat import read
+from sft.chat import judge, read
 from sft.contest import Contest
 from sft.token_text import token_text, token_texts
 from sft.weight_change import Change, change
@@ -88,16 +88,11 @@ def shifts(contest: Contest, prompt_ids: list[int], reply_ids: list[int]) -> lis
     """For each token of a reply to this prompt, whoever wrote it, what either model makes of it."""
     if not reply_ids:
         return []
-    base, tuned = read(contest, [prompt_ids + reply_ids[:-1]] * 2, len(reply_ids))
-    written, tokenizer = torch.tensor(reply_ids)[:, None], contest.chat_format.tokenizer
-    columns = [
-        token_texts(tokenizer, reply_ids),
-        base.gather(1, written)[:, 0].tolist(), tuned.gather(1, written)[:, 0].tolist(),
-        base.argmax(1).tolist(), tuned.argmax(1).tolist(),
-    ]  # fmt: skip
+    tokenizer, (base, tuned) = contest.chat_format.tokenizer, judge(contest, prompt_ids, reply_ids)
+    columns = token_texts(tokenizer, reply_ids), *base, *tuned
     return [
         Shift(text, before, after, token_text(tokenizer, one), token_text(tokenizer, other), one != other)
-        for text, before, after, one, other in zip(*columns, strict=True)
+        for text, before, one, after, other in zip(*columns, strict=True)
     ]
 
 

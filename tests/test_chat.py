@@ -178,8 +178,9 @@ def test_what_a_conversation_begins_with_is_read_ahead(run):
     chat.WEIGHTS.forget()
     for _ in range(2):  # a second time finds it read
         chat.get_ready(contest, system)
-    chat.WEIGHTS.row(chat.WEIGHTS.load(contest)[0], [1, 2])  # files what came back
-    read = [len(row.token_ids) for _, _, row in chat.WEIGHTS._rows]
+    model = chat.WEIGHTS.load(contest)[0].reader
+    model.file()
+    read = [len(row.token_ids) for _, row in model.rows]
     assert len(read) == 2
     assert len(prompt) - 20 < read[0] == read[1] < len(prompt)
     ready = last(stream(contest, [prompt] * 2, Sampling(max_new_tokens=8)))
@@ -225,8 +226,9 @@ def test_a_beginning_that_is_longer_than_the_model_can_read_is_left_alone(run):
     contest = Contest.of_run(run)
     chat.WEIGHTS.forget()
     chat.get_ready(contest, [{"role": "system", "content": "fox " * 600}])
-    chat.WEIGHTS.row(chat.WEIGHTS.load(contest)[0], [1, 2])
-    assert chat.WEIGHTS._rows == []
+    model = chat.WEIGHTS.load(contest)[0].reader
+    model.file()
+    assert model.rows == []
 
 
 def test_a_stream_that_the_garbage_collector_ends_holds_nobody_up(run):

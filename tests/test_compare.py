@@ -11,10 +11,11 @@ from tiny_models import save_tiny_run
 from torch.nn.functional import kl_div
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from sft import compare
+from sft import chat, compare
 from sft.causes import likely_causes
 from sft.chat import Contest
 from sft.compare import Candidate, Proof
+from sft.passes import Reader
 from sft.run import Run
 from sft.weight_change import Change, change
 
@@ -110,6 +111,24 @@ def test_the_shifts_are_what_two_separate_models_say(make_run, plain):
     differences = (tuned - base)[range(len(reply)), reply].abs()
     assert compare.strongest(found, 3) == differences.topk(3).indices.tolist()
     assert compare.shifts(contest, prompt, []) == []
+
+
+def test_a_long_reply_is_judged_in_parts_as_it_is_whole(make_run, monkeypatch):
+    contest, sizes, whole_read = Contest.of_run(make_run(10)), [], Reader.read
+    prompt, reply = contest.chat_format.prompt_ids(QUESTION), [*range(5, 105)]
+
+    def read(self, rows, new, last=None):
+        sizes.append(max(last))
+        return whole_read(self, rows, new, last)
+
+    monkeypatch.setattr(Reader, "read", read)
+    whole = compare.shifts(contest, prompt, reply)
+    monkeypatch.setattr(chat, "JUDGED", 16)
+    parts = compare.shifts(contest, prompt, reply)
+    assert sizes == [100, *[16] * 6, 4]
+    for one, other in zip(whole, parts, strict=True):
+        assert (one.base, one.tuned) == pytest.approx((other.base, other.tuned), abs=1e-4)
+        assert (one.base_choice, one.tuned_choice) == (other.base_choice, other.tuned_choice)
 
 
 def test_replies_part_where_they_first_differ_or_one_ends():

@@ -1,4 +1,4 @@
-"""What stays in memory: one base model, a few adapters, and pasts within their room."""
+"""What stays in memory: the last contest's models, each once, a few adapters, and pasts within their room."""
 
 import gc
 import shutil
@@ -6,9 +6,11 @@ import weakref
 
 import pytest
 from safetensors.torch import load_file, save_file
-from tiny_models import save_tiny_run
+from tiny_models import save_full_run, save_tiny_model, save_tiny_run
 
-from sft import weights
+from sft import chat, models, weights
+from sft.chat import Sampling, get_ready, stream
+from sft.chat_format import preset
 from sft.contest import Contest
 from sft.passes import Row
 from sft.run import Run
@@ -23,6 +25,30 @@ def held():
 @pytest.fixture(scope="module")
 def tiny_run(tmp_path_factory, tiny_model):
     return save_tiny_run(tmp_path_factory.mktemp("runs"), "tiny", tiny_model, seed=1)
+
+
+@pytest.fixture(scope="module")
+def other_model(tmp_path_factory):
+    return save_tiny_model(tmp_path_factory.mktemp("other"), preset("chatml"), seed=1)
+
+
+@pytest.fixture
+def loaded(monkeypatch):
+    """Weak references to all models that are loaded."""
+    found, load = [], models.load_base
+
+    def load_base(folder):
+        model = load(folder)
+        found.append(weakref.ref(model))
+        return model
+
+    monkeypatch.setattr(models, "load_base", load_base)
+    return found
+
+
+def kept(model) -> list[Row]:
+    model.file()
+    return [row for _, row in model.rows]
 
 
 def test_a_base_model_is_loaded_once_and_adapters_beyond_a_few_are_let_go(held, tiny_run, tmp_path):
@@ -43,11 +69,36 @@ def test_another_base_model_takes_the_place(held, tiny_run, tiny_model, tmp_path
     shutil.copytree(tiny_model, other)
     (second,) = held.load(Contest.of_base(str(other)))
     assert second.reader is not first.reader
-    row = Row()
-    first.reader.read([row], [[5, 6]])
-    held.keep(first, row)  # a conversation that was under way: nothing is kept of it
-    held.row(second, [1, 2])
-    assert held._rows == []
+
+
+def test_streams_over_two_base_models_share_what_is_loaded_and_leave_one(tiny_model, other_model, loaded):
+    """Visitors who take turns, each with a conversation under way, find the model that the others still use."""
+    chat.WEIGHTS.forget()
+    contests = [Contest.of_base(str(folder)) for folder in (tiny_model, other_model)]
+    streams = [stream(contest, [[5, 6, 7]], Sampling(max_new_tokens=9)) for contest in contests * 3]
+    for each in streams:
+        next(each)
+    assert len(loaded) == 2
+    for each in streams:
+        each.close()
+    del each, streams
+    gc.collect()
+    assert [model() is not None for model in loaded] == [False, True]
+
+
+def test_a_model_tuned_in_full_is_gone_before_the_next_is_loaded(held, tiny_model, tmp_path, loaded, monkeypatch):
+    first, second = (save_full_run(tmp_path, name, tiny_model) for name in ("first", "second"))
+    voice = held.load(Contest.of_run(first))[1]
+    row = held.row(voice, [5, 6])
+    voice.reader.read([row], [[5, 6]])
+    held.keep(voice, row)
+    del voice, row
+    load, alive = models.load_base, []
+    monkeypatch.setattr(
+        models, "load_base", lambda folder: alive.append([model() is not None for model in loaded]) or load(folder)
+    )
+    held.load(Contest.of_run(second))
+    assert alive == [[True, False]]  # the base is, the other is not
 
 
 def test_what_was_read_is_found_by_its_tokens_and_its_adapter(held, tiny_run):
@@ -56,12 +107,44 @@ def test_what_was_read_is_found_by_its_tokens_and_its_adapter(held, tiny_run):
     base.reader.read([row], [[5, 6, 7, 8, 9]])
     held.keep(base, row)
     assert held.row(tuned, [5, 6, 7, 8]).token_ids == []  # the same words, but another reader of them
-    assert held.row(base, [5, 6, 9, 9, 9, 9]).token_ids == [5, 6]  # a copy: the longer one stays
     longer = held.row(base, [5, 6, 7, 8, 1, 2])
     assert longer is row
     assert longer.token_ids == [5, 6, 7, 8]
     assert longer.past.length == 4
     assert held.row(base, [5, 6, 7, 8]).token_ids == []  # it was taken
+
+
+def test_a_conversation_is_not_cut_by_another_with_the_same_beginning(held, tiny_run):
+    base, _ = held.load(Contest.of_run(tiny_run))
+    talk = [*range(5, 35)]
+    row = held.row(base, talk)
+    base.reader.read([row], [talk])
+    held.keep(base, row)
+    other = held.row(base, [*talk[:20], 99, 98])
+    assert (other.token_ids, other.past.length) == (talk[:20], 20)
+    assert row.token_ids == talk
+    base.reader.read([other], [[99]])
+    held.keep(base, other)
+    assert held.row(base, [*talk[:20], 97]) is other  # the shortest of those that share as much; it loses one token
+    assert held.row(base, [*talk, 96]) is row
+
+
+def test_getting_ready_reads_once_and_leaves_conversations_alone(tiny_run, monkeypatch):
+    chat.WEIGHTS.forget()
+    contest, read = Contest.of_run(tiny_run), []
+    whole = weights.Model.read
+    monkeypatch.setattr(weights.Model, "read", lambda self, *given: read.append(given) or whole(self, *given))
+    system = {"role": "system", "content": "Talk of the fox and the dog."}
+    get_ready(contest, [system])
+    prompt = contest.chat_format.prompt_ids([system, {"role": "user", "content": "Hello? " * 9}])
+    list(stream(contest, [prompt] * 2, Sampling(max_new_tokens=3)))
+    model, before = chat.WEIGHTS.load(contest)[0].reader, len(read)
+    rows = [[*row.token_ids] for row in kept(model)]
+    assert min(map(len, rows)) >= len(prompt)
+    for _ in range(3):
+        get_ready(contest, [system])
+    assert [row.token_ids for row in kept(model)] == rows
+    assert len(read) == before
 
 
 def test_a_prompt_that_was_read_whole_leaves_its_last_token_to_read(held, tiny_run):
@@ -82,7 +165,7 @@ def test_pasts_stay_within_their_room(held, tiny_run, monkeypatch):
     for row in rows:
         held.keep(base, row)
     held.row(base, [1, 2])
-    assert [kept for _, _, kept in held._rows] == rows[2:]
+    assert kept(base.reader) == rows[2:]
 
 
 def test_an_adapter_that_is_let_go_takes_along_what_was_read_with_it(held, tiny_run, tmp_path, monkeypatch):

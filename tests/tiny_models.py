@@ -1,6 +1,7 @@
 """Tiny models and their tokenizers, made in seconds, to test with what does not need a real one."""
 
 import json
+import shutil
 from pathlib import Path
 
 PRETRAINING_STEPS = 200
@@ -34,12 +35,12 @@ def _trained_tokenizer(texts: list[str], size: int, control: list[str]):
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=control[0], bos_token=control[0])
 
 
-def save_tiny_model(folder, chat_template: str | None):
+def save_tiny_model(folder, chat_template: str | None, seed: int = 0):
     """A random Llama of two layers and its tokenizer, saved as a model folder."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     tokenizer = tiny_tokenizer(chat_template)
     config = LlamaConfig(
         vocab_size=len(tokenizer),
@@ -124,4 +125,20 @@ def save_tiny_run(root, name: str, model, seed: int, owner: str = "local", snaps
     tuned.save_pretrained(run.adapter)
     tokenizer.save_pretrained(run.adapter)
     run.set_status("finished", step=8, max_steps=8)
+    return run
+
+
+def save_full_run(root, name: str, model):
+    """A finished run that kept a whole model, whose weights differ a little from the base model's."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    run = save_tiny_run(root, name, model, seed=1)
+    shutil.rmtree(run.adapter)
+    tuned = AutoModelForCausalLM.from_pretrained(model)
+    torch.manual_seed(len(name))
+    for weights in tuned.parameters():
+        weights.data += 0.01 * torch.randn_like(weights)
+    tuned.save_pretrained(run.model)
+    AutoTokenizer.from_pretrained(model).save_pretrained(run.model)
     return run
