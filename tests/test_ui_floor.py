@@ -33,7 +33,7 @@ def test_while_one_speaks_no_other_does():
 
 
 def test_one_that_was_told_to_be_quiet_shows_nothing_more_and_is_closed(monkeypatch):
-    monkeypatch.setattr(floor, "ANSWERS", 0.01)
+    monkeypatch.setattr(floor, "PATIENCE", 0.01)  # here nobody takes what is shown
     said, page = [], Floor()
     first = page.speak(steps(said))
     next(first)
@@ -47,23 +47,43 @@ def test_one_that_was_told_to_be_quiet_shows_nothing_more_and_is_closed(monkeypa
     assert list(second) == [1, 2]
 
 
-def test_quiet_waits_until_what_was_about_to_be_shown_has_been():
-    shown, page, begun = [], Floor(), threading.Event()
+def speaking(page, shown, begun, between=0.0, showing=0.0):
+    """Shows a hundred steps, in a thread."""
+
+    def works():
+        for step in range(100):
+            begun.set()
+            time.sleep(between)
+            yield step
 
     def show():
-        for step in page.speak(steps([], 100)):
-            begun.set()
-            time.sleep(0.05)
+        for step in page.speak(works()):
+            time.sleep(showing)
             shown.append(step)
 
-    speaker = threading.Thread(target=show)
-    speaker.start()
+    threading.Thread(target=show).start()
     begun.wait()
+
+
+def test_quiet_waits_until_what_is_being_shown_has_been():
+    for _ in range(5):
+        shown, page, begun = [], Floor(), threading.Event()
+        speaking(page, shown, begun, showing=0.1)
+        time.sleep(0.05)
+        page.quiet()
+        count = len(shown)
+        time.sleep(0.25)
+        assert len(shown) == count
+
+
+def test_quiet_does_not_wait_for_work_that_has_nothing_to_show_yet():
+    shown, page, begun = [], Floor(), threading.Event()
+    speaking(page, shown, begun, between=0.5)
+    began = time.monotonic()
     page.quiet()
-    count = len(shown)
-    assert count >= 1
-    speaker.join()
-    assert len(shown) == count
+    assert time.monotonic() - began < 0.3
+    time.sleep(0.6)
+    assert shown == []
 
 
 def test_a_reply_that_breaks_gives_the_floor_back():

@@ -2,45 +2,63 @@
 
 from collections.abc import Generator, Iterator
 from contextlib import closing
-from threading import Event
+from threading import Event, Lock
 
 import gradio as gr
 
-ANSWERS = 1.0  # seconds within which a reply that was told to be quiet has shown what it had begun to show
+PATIENCE = 2.0  # seconds for what is being shown to reach the page; a page that is gone never takes it
 
 
 class Floor:
     """Of one page; the same object in all its events. Whoever has lost the floor shows nothing more."""
 
     def __init__(self):
-        self._ended: Event | None = None  # of the reply that has the floor
+        self._speaker: _Speaker | None = None
+
+    @property
+    def taken(self) -> bool:
+        return self._speaker is not None
 
     def speak(self, steps: Generator) -> Iterator:
         """The steps of a reply, as long as it has the floor. It takes it from nobody."""
         if self.taken:
             return
-        self._ended = mine = Event()
+        self._speaker = mine = _Speaker()
         try:
             with closing(steps):
                 for step in steps:
-                    if self._ended is not mine:
+                    if not mine.begins_to_show():
                         return
                     yield step
+                    mine.has_shown.set()  # the page asks for the next step when it has this one
         finally:
-            mine.set()
-            if self._ended is mine:
-                self._ended = None
-
-    @property
-    def taken(self) -> bool:
-        return self._ended is not None
+            mine.has_shown.set()
+            if self._speaker is mine:
+                self._speaker = None
 
     def quiet(self) -> None:
-        """Takes the floor from the reply that has it. What it was about to show is shown when this returns; one that
-        is busy with anything longer, such as loading a model, had nothing to show."""
-        ended, self._ended = self._ended, None
-        if ended is not None:
-            ended.wait(ANSWERS)
+        """Takes the floor from the reply that has it. Whatever it shows is shown when this returns."""
+        speaker, self._speaker = self._speaker, None
+        if speaker:
+            speaker.hush()
+
+
+class _Speaker:
+    def __init__(self):
+        self.has_shown = Event()
+        self.has_shown.set()
+        self._hushed, self._lock = False, Lock()
+
+    def begins_to_show(self) -> bool:
+        with self._lock:
+            if not self._hushed:
+                self.has_shown.clear()
+            return not self._hushed
+
+    def hush(self) -> None:
+        with self._lock:
+            self._hushed = True
+        self.has_shown.wait(PATIENCE)
 
 
 def quiet(floor_st: gr.State) -> dict:
