@@ -5,6 +5,7 @@ chat format. Knows nothing about how replies are made.
 """
 
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 from sft import models
@@ -36,7 +37,7 @@ class Contestant:
     @property
     def written(self) -> int:
         """When what the run made was written, in nanoseconds since 1970."""
-        return max(path.stat().st_mtime_ns for path in self.folder.glob("*.safetensors"))
+        return max((path.stat().st_mtime_ns for path in self.folder.glob("*.safetensors")), default=0)
 
     @property
     def identity(self) -> str:
@@ -49,6 +50,8 @@ class Contestant:
             return
         if not self.run.has_result:
             state = self.run.status().state
+            if state == "finished":
+                raise RunError(f"The run {self.run.name} is finished, but its files are gone.", "Train again.")
             raise RunError(f"The run {self.run.name} has no adapter; it is {state}.", "Choose a run that has finished.")
         if self.step is not None and self.step not in self.run.snapshots:
             kept = ", ".join(map(str, self.run.snapshots)) or "none"
@@ -73,7 +76,7 @@ class Contest:
     @classmethod
     def of_base(cls, model_name: str) -> "Contest":
         folder = models.locate(model_name)
-        return cls(model_name, folder, guarded(ChatFormat.of(models.load_tokenizer(folder))))
+        return cls(model_name, folder, _loaded_format(folder, None, False, _stamp(folder)))
 
     @classmethod
     def of_run(cls, run: Run, step: int | None = None, other_format: bool = False) -> "Contest":
@@ -105,8 +108,24 @@ class Contest:
 
 
 def _format_of(run: Run, other_format: bool = False) -> ChatFormat:
-    tokenizer = models.load_tokenizer(run.result)
-    return guarded(ChatFormat.load(run.folder, tokenizer, changed=other_format))
+    return _loaded_format(run.result, run.folder, other_format, _stamp(run.result, run.folder))
+
+
+@lru_cache(maxsize=8)
+def _loaded_format(folder: Path, saved: Path | None, changed: bool, stamp: tuple) -> ChatFormat:
+    """The tokenizer in `folder` with its own template, or with the format in `saved`. Loading takes a second, so it is
+    kept while `stamp` stays, and all share it, also several threads at once: nothing may change it."""
+    tokenizer = models.load_tokenizer(folder)
+    chat_format = guarded(ChatFormat.load(saved, tokenizer, changed=changed) if saved else ChatFormat.of(tokenizer))
+    chat_format.tokenize("")  # ends what padding and truncation the tokenizer's file asks for, before others use it
+    return chat_format
+
+
+def _stamp(*folders: Path) -> tuple:
+    """Changes when a file does that the chat format comes from."""
+    names = ("*token*.json", "*token*.model", "vocab*", "merges.txt", "config.json", "chat_format.json", "*.jinja")
+    paths = sorted({path for folder in folders for name in names for path in folder.glob(name)})
+    return tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in paths)
 
 
 def _check_same_base(contest: Contest, run: Run) -> None:
