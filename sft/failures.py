@@ -16,7 +16,7 @@ _READ_ONLY = ("Read-only file system", "Permission denied")
 
 def told(error: BaseException, step: int, folder: Path) -> RunError | None:
     """The machine's refusal at a step of the training in this run folder as the user's error; None for any other."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError" or _says(error, _NO_MEMORY):
+    if no_memory(error):
         return RunError(
             f"Out of memory at step {step}.",
             "Lower per_device_train_batch_size (gradient_accumulation_steps makes up for it) or max_length, or take a "
@@ -33,6 +33,11 @@ def told(error: BaseException, step: int, folder: Path) -> RunError | None:
             f"The run's folder cannot be written at step {step}: {error}", "Make it writable, then resume the run."
         )
     return None
+
+
+def no_memory(error: BaseException) -> bool:
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or _says(error, _NO_MEMORY)
 
 
 def disk_full(error: BaseException) -> bool:

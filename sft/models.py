@@ -9,13 +9,16 @@ import json
 import os
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from sft import embedded
 from sft.errors import ModelError
+from sft.failures import no_memory
 
 DEFAULT = "HuggingFaceTB/SmolLM2-135M"
+_LENGTHS = ("max_position_embeddings", "n_positions", "max_seq_len", "model_max_length")  # as architectures name it
 _END = 1 << 20  # bytes of each end of a file that its fingerprint reads
 HUB_PATIENCE = 2.0  # seconds within which the Hub has to answer to be the default's source
 
@@ -79,7 +82,8 @@ def _hub_answers() -> bool:
 
 
 def locate(name: str, report: Callable[[str, float], None] = lambda stage, share: None, weights: bool = True) -> Path:
-    """The folder that holds the model `name`, downloaded first if need be.
+    """The folder that holds the model `name`, downloaded first if need be: what is there whole is taken as it is, so
+    that a model stays the same, and is there at once, whatever its owner does on the Hub.
 
     Without `weights` only what a preview needs is downloaded from the Hub: tokenizer, template, config.
     Raises ModelError for a name that leads nowhere or to a model that is not safe to load.
@@ -100,7 +104,6 @@ def locate(name: str, report: Callable[[str, float], None] = lambda stage, share
     if missing:
         raise ModelError(f"There is no folder {name}.", "Give the path of a folder with config.json in it.")
     if not local:
-        report(f"Downloading {name} from the Hub", 0.0)
         folder = _download(name, weights, report)
     _check(folder, name, weights or local)
     return folder
@@ -112,6 +115,11 @@ def _download(repo_id: str, weights: bool, report: Callable[[str, float], None])
 
     wanted = ["*.json", "*.txt", "*.model", "*.jinja", *(["*.safetensors"] if weights else [])]
     try:
+        with suppress(errors.LocalEntryNotFoundError, errors.IncompleteSnapshotError):
+            folder = Path(snapshot_download(repo_id, allow_patterns=wanted, local_files_only=True))
+            if not weights or list(folder.glob("*.safetensors")):
+                return folder
+        report(f"Downloading {repo_id} from the Hub", 0.0)
         return Path(snapshot_download(repo_id, allow_patterns=wanted, tqdm_class=_bar(repo_id, report)))
     except errors.HFValidationError:
         raise ModelError(
@@ -244,7 +252,15 @@ def load_base(folder: Path):
             trust_remote_code=False,
             output_loading_info=True,
         )
-    except (OSError, ValueError, KeyError, RuntimeError, SafetensorError, StrictDataclassError) as error:
+        model = model.to("cuda" if cuda else "cpu").eval()
+    except (
+        OSError, ValueError, KeyError, RuntimeError, MemoryError, SafetensorError, StrictDataclassError
+    ) as error:  # fmt: skip
+        if no_memory(error):
+            raise ModelError(
+                f"There is no memory left for the model in {folder}.",
+                "Choose a smaller model, or end what else takes memory.",
+            ) from None
         raise ModelError(
             f"The model in {folder} cannot be loaded: {_reason(error)}",
             "Download it again, or choose another model.",
@@ -256,7 +272,7 @@ def load_base(folder: Path):
             f"missing, such as {min(report['missing_keys'])}.",
             "Choose a model that was made to generate text.",
         )
-    return model.to("cuda" if cuda else "cpu").eval()
+    return model
 
 
 def fingerprint(folder: Path) -> str:
@@ -278,7 +294,8 @@ def fingerprint(folder: Path) -> str:
 def context_length(folder: Path) -> int | None:
     """How many tokens the model in `folder` can read and write together; None where its config does not say."""
     about = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    return about.get("max_position_embeddings") or about.get("text_config", {}).get("max_position_embeddings")
+    told = [part[name] for part in (about, about.get("text_config") or {}) for name in _LENGTHS if part.get(name)]
+    return told[0] if told else None
 
 
 def check_adapter(folder: Path) -> None:

@@ -12,6 +12,8 @@ import torch
 from transformers import DynamicCache, PreTrainedModel
 
 from sft.attention import EACH_ROW, EXACT, Past, sees_whole_rows
+from sft.errors import ModelError
+from sft.failures import no_memory
 from sft.lora import Adapter, adapt
 
 
@@ -49,7 +51,8 @@ class Reader:
     def read(self, rows: list[Row], new: list[list[int]], last: list[int] | None = None) -> list[torch.Tensor]:
         """Reads `new` token ids, one list a row, and gives for each row the logits [last, vocabulary] of the tokens
         after the last so many of them (one, where `last` is not given). A pass that raises leaves rows that are read
-        together as they were. Raises ValueError for a row that reads fewer tokens than are looked after, or none."""
+        together as they were. Raises ValueError for a row that reads fewer tokens than are looked after, or none, and
+        ModelError where the memory is too small."""
         last = last or [1] * len(rows)
         if any(count > len(ids) or not ids for ids, count in zip(new, last, strict=True)):
             raise ValueError("every row reads a token at least, and as many as are looked after")
@@ -57,6 +60,13 @@ class Reader:
             if self.together:
                 return self._read_together(rows, new, last)
             return [self._read_alone(*each) for each in zip(rows, new, last, strict=True)]
+        except (MemoryError, RuntimeError) as error:
+            if not no_memory(error):
+                raise
+            raise ModelError(
+                f"Out of memory while the model read {sum(map(len, new)):,} tokens.",
+                "Clear the conversation or take a smaller model. Where another program took the memory, try again.",
+            ) from None
         finally:
             self.parts.tokens, self.parts.kept = [], []
 

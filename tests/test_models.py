@@ -9,7 +9,9 @@ import socket
 from pathlib import Path
 
 import pytest
+import torch
 from hub_server import Hub, python
+from transformers import BloomConfig, Gemma3Config, GPT2Config, LlamaConfig, LlamaForCausalLM, MptConfig
 
 from sft import models
 from sft.errors import ModelError
@@ -131,6 +133,24 @@ def test_a_model_in_the_cache_needs_no_hub(tiny_model, home, here):
     result = preview(hub, "someone/tiny", home, here, "--json")
     assert result.returncode == 0, result.stderr
     assert "<|im_start|>user\nHi<|im_end|>" in json.loads(result.stdout)["text"]
+
+
+def test_a_model_stays_as_it_was_downloaded_and_the_hub_is_not_asked_again(tiny_model, variant, home, here):
+    code = "from sft import models; print(models.locate('someone/tiny'))"
+    with Hub({"someone/tiny": tiny_model}) as hub:
+        first = run(code, hub, home, here)
+    with Hub({"someone/tiny": variant(having={"more.txt": "a commit"})}) as hub:
+        assert run(code, hub, home, here) == first
+        assert hub.requests == []
+
+
+def test_a_download_that_was_cut_short_is_made_whole(tiny_model, home, here):
+    with Hub({"someone/tiny": tiny_model}) as hub:
+        folder = Path(run("from sft import models; print(models.locate('someone/tiny'))", hub, home, here).strip())
+        for name in ("tokenizer_config.json", "model.safetensors"):
+            (folder / name).unlink()
+            code = f"from sft import models; print((models.locate('someone/tiny') / '{name}').is_file())"
+            assert run(code, hub, home, here).strip() == "True"
 
 
 def test_a_hub_model_with_pickled_weights_alone_is_refused(variant, home, here):
@@ -289,6 +309,27 @@ def test_an_adapter_that_could_run_code_is_refused(tmp_path):
         models.check_adapter(tmp_path)
     (tmp_path / "adapter_model.safetensors").write_text("x")
     models.check_adapter(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("about", "length"),
+    [
+        (LlamaConfig(max_position_embeddings=64), 64), (GPT2Config(n_positions=32), 32), (BloomConfig(), None),
+        (Gemma3Config(text_config={"max_position_embeddings": 128}), 128), (MptConfig(max_seq_len=16), 16),
+    ],
+)  # fmt: skip
+def test_how_much_a_model_can_read_is_found_under_every_name(about, length, tmp_path):
+    about.save_pretrained(tmp_path)
+    assert models.context_length(tmp_path) == length
+
+
+def test_a_model_that_the_memory_has_no_room_for_is_told_in_words(tiny_model, monkeypatch):
+    def refuse(self, device):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
+
+    monkeypatch.setattr(LlamaForCausalLM, "to", refuse)
+    with pytest.raises(ModelError, match="no memory left for the model"):
+        models.load_base(tiny_model)
 
 
 # ---- the model to begin with ----

@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, Gemma2Config, GPT2Config, LlamaConfig, Qwen2Config, Qwen3Config
 
+from sft.errors import ModelError
 from sft.passes import Reader, Row
 
 SIZE = {"vocab_size": 99, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2}
@@ -80,5 +81,10 @@ def test_a_pass_that_raises_leaves_the_rows_as_they_were():
         reader.read([row], [[1, 1_000_000]])
     assert (row.token_ids, row.past.length) == ([5, 6, 7], 3)
     assert reader.parts.tokens == []
+    reader.model.register_forward_pre_hook(lambda *_: torch.empty(2**50, dtype=torch.uint8))
+    with pytest.raises(ModelError, match="Out of memory while the model read 2 tokens"):
+        reader.read([row], [[1, 2]])
+    reader.model._forward_pre_hooks.clear()
+    assert (row.token_ids, row.past.length) == ([5, 6, 7], 3)
     row.take_back(2)
     torch.testing.assert_close(reader.read([row], [[7]]), before, atol=1e-5, rtol=1e-4)
