@@ -69,6 +69,16 @@ class Recorder(TrainerCallback):
                 "Put the rows back as they were, or start a new run.",
             )
 
+    def refuse_other_base(self, base: str) -> None:
+        """Raises RunError where a resumed run would go on beside other weights than its adapter began with."""
+        begun = [event["base"] for event in self.run.events("start") if event.get("base")]
+        if self.resumed_from and begun and begun[0] != base:
+            raise RunError(
+                "The base model has changed since the run began: what was learned beside its old weights means nothing "
+                "beside the new ones.",
+                "Put the old weights back, or start a new run.",
+            )
+
     def check_stop(self) -> None:
         """Raises StopAsked. Several processes stop only where all of them can: see `agree`."""
         if self.alone and self.run.stop_asked:

@@ -62,6 +62,8 @@ def _train(config: TrainConfig, run: Run, recorder: Recorder) -> None:
     prepared = prepare(config, chat_format, recorder.warn, recorder.preparing, recorder.check_stop)
     recorder.check_stop()
     recorder.refuse_other_rows(prepared)
+    base = models.fingerprint(folder)
+    recorder.refuse_other_base(base)
     memory.check_fits(config, folder, memory.longest(prepared))
     trainer = build_trainer(config, models.load_base(folder), chat_format, prepared, run.staging)
     checkpoints = Checkpoints(recorder)
@@ -74,7 +76,7 @@ def _train(config: TrainConfig, run: Run, recorder: Recorder) -> None:
     for callback in trainer.callback_handler.callbacks:
         if isinstance(callback, TensorBoardCallback):
             callback.logging_dir = str(run.folder / "tensorboard")  # its own choice is in the staging folder
-    recorder.start(trainer, prepared, models.fingerprint(folder))
+    recorder.start(trainer, prepared, base)
     if recorder.main and (asked := questions(prepared.examples, chat_format, config)):
         trainer.add_callback(Samples(run, asked, chat_format))
     state = _fit(trainer, recorder, checkpoints)

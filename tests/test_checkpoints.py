@@ -4,6 +4,7 @@ import json
 import shutil
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from sft import checkpoints
 from sft.config import TrainConfig
@@ -168,6 +169,23 @@ def test_other_rows_are_refused(config, tmp_path, write_rows):
         train(settings, run)
     assert run.status().state == "failed"
     write_rows(ROWS)
+    run.enter_line()
+    train(settings, run)
+    assert run.status().state == "finished"
+
+
+def test_another_base_model_is_refused(config, tmp_path, tiny_model):
+    base = shutil.copytree(tiny_model, tmp_path / "base")
+    settings, weights = config(model=str(base)), base / "model.safetensors"
+    run = create_run(settings, tmp_path / "runs", "parts")
+    train(settings, stopping(run, "log", 3))
+    run.enter_line()
+    before = load_file(weights)
+    save_file({name: tensor * 2 for name, tensor in before.items()}, weights, {"format": "pt"})
+    with pytest.raises(RunError, match="base model has changed since the run began"):
+        train(settings, run)
+    assert run.status().state == "failed"
+    shutil.copy(tiny_model / "model.safetensors", weights)
     run.enter_line()
     train(settings, run)
     assert run.status().state == "finished"
