@@ -1,6 +1,7 @@
 """Why an adapter may have changed nothing that can be measured: each cause is looked for, none is guessed."""
 
 import json
+from math import isfinite
 
 from sft.compare import Proof, proof
 from sft.contest import Contest, Contestant
@@ -15,6 +16,8 @@ def likely_causes(contest: Contest, prompt_ids: list[int], shown: Proof) -> list
     tuned = contest.contestants[-1]
     if tuned.run is None:
         return ["No adapter is on: this is the model before its first training step."]
+    if not isfinite(shown.change.norm):
+        return ["The adapter holds numbers that are none: training diverged, or its file is damaged."]
     if shown.change.norm == 0:
         return [_untouched(tuned)]
     found = (

@@ -24,7 +24,8 @@ _DAMAGED = (OSError, ValueError, KeyError, TypeError, AttributeError, Arithmetic
 
 @dataclass(frozen=True)
 class Adapter:
-    """Matrices by the name of the layer that they stand beside: A [r, in], and B [out, r] with its scale in it.
+    """Matrices by the name of the layer that they stand beside: A [r, in], and B [out, r] with its scale in it, both
+    float32.
 
     `tokens` holds for an embedding layer, or for the head, which token ids have rows of their own, and these rows.
     """
@@ -39,7 +40,10 @@ def load_adapter(folder: Path, model: nn.Module) -> Adapter:
     try:
         return _load(folder, model)
     except _DAMAGED as error:
-        raise _unfit(folder, f"it cannot be read ({type(error).__name__}: {error})") from None
+        raise ModelError(
+            f"The adapter in {folder} is damaged: it cannot be read ({type(error).__name__}: {error}).",
+            "Put its files back, or train again.",
+        ) from None
 
 
 def _load(folder: Path, model: nn.Module) -> Adapter:
@@ -60,7 +64,8 @@ def _load(folder: Path, model: nn.Module) -> Adapter:
             raise _unfit(
                 folder, f"it has matrices for {name}, where the model has no such layer, or one of another size"
             )
-        matrices[name] = tuple(matrix.to(layer.weight) for matrix in (a, b * scale))
+        device = layer.weight.device  # but not its type: as in PEFT they stay float32 beside bfloat16
+        matrices[name] = a.to(device, torch.float32), b.to(device, torch.float32) * scale
     tokens = _trained_tokens(about.get("trainable_token_indices") or {}, stored, layers)
     _share_with_head(tokens, layers, model)
     if stored:
@@ -127,7 +132,7 @@ class AdaptedLinear(nn.Module):
             y = F.linear(flat, self.weight, self.bias)
         for part, adapter in self.parts.kept if self.is_head else self.parts.tokens:
             if pair := adapter.matrices.get(self.name):
-                y[part] += (flat[part] @ pair[0].t()) @ pair[1].t()
+                y[part] += (flat[part].float() @ pair[0].t()) @ pair[1].t()
             if rows := adapter.tokens.get(self.name):
                 y[part, rows[0]] = flat[part] @ rows[1].t()
         return y.view(*x.shape[:-1], self.out_features)

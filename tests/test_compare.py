@@ -158,6 +158,10 @@ def test_an_adapter_of_zeros_has_changed_nothing(make_run, steps, cause):
     assert compare.proof(contest, contest.chat_format.prompt_ids(QUESTION)).divergence == 0
 
 
+def test_an_adapter_of_no_numbers_is_told(make_run):
+    assert causes(Contest.of_run(make_run(float("nan")))).startswith("The adapter holds numbers that are none")
+
+
 def test_a_weak_adapter_is_told_by_its_own_data_and_its_losses(make_run):
     run = make_run(1e-6)
     assert "too little to show at this prompt" in causes(Contest.of_run(run))

@@ -76,6 +76,20 @@ def test_layers_that_hold_their_weights_the_other_way_round_are_taken_too(tmp_pa
     assert not torch.allclose(base, tuned, atol=1e-2)
 
 
+def test_beside_bfloat16_an_adapter_computes_in_float32_as_peft_does(tiny_model, tmp_path):
+    folder = make_adapter(tmp_path / "a", load(tiny_model), KINDS["all-linear"])
+    ours, theirs = (load(tiny_model).to(torch.bfloat16) for _ in range(2))
+    parts, name = adapt(ours), "model.layers.0.mlp.up_proj"
+    layer, adapter = ours.get_submodule(name), load_adapter(folder, ours)
+    alone = PeftModel.from_pretrained(theirs, str(folder)).eval().base_model.model.get_submodule(name)
+    parts.tokens = [(slice(None), adapter)]
+    x = torch.randn(64, 32, dtype=torch.bfloat16)
+    with torch.inference_mode():
+        found, wanted = layer(x), alone(x)
+    assert found.dtype == torch.bfloat16
+    assert (found == wanted).float().mean() > 0.99  # what differs is the order of bfloat16 sums in the base's product
+
+
 def damage(folder, how):
     weights, about = folder / "adapter_model.safetensors", folder / "adapter_config.json"
     if how == "cut":
@@ -98,14 +112,18 @@ def damage(folder, how):
 
 
 @pytest.mark.parametrize(
-    "how", ["cut", "no config", "another config", "rank 0", "tokens as a list", "ranks that differ", "a norm"]
+    ("how", "said"),
+    [
+        *((how, "is damaged") for how in ("cut", "no config", "another config", "rank 0", "tokens as a list")),
+        *((how, "does not fit its base model") for how in ("ranks that differ", "a norm")),
+    ],
 )
-def test_a_damaged_adapter_is_told_in_words(how, tiny_model, tmp_path):
+def test_a_damaged_adapter_is_told_in_words(how, said, tiny_model, tmp_path):
     folder = make_adapter(tmp_path / "a", load(tiny_model), KINDS["all-linear"])
     damage(folder, how)
     model = load(tiny_model)
     adapt(model)
-    with pytest.raises(ModelError, match="does not fit its base model"):
+    with pytest.raises(ModelError, match=said):
         load_adapter(folder, model)
 
 
