@@ -17,13 +17,20 @@ MARKERS = {"chatml": "<|im_start|>", "llama3": "<|start_header_id|>"}  # of fami
 
 def prompt_ids(chat_format: ChatFormat, messages: list[dict], template: str = "right") -> list[int]:
     """The token ids of a prompt. `template` is "right": the chat format's own; "none": the bare texts, one after the
-    other, for the model to go on with; "wrong": the template of another family, tokenised as this model does.
+    other, for the model to go on with, begun as its tokenizer begins every text; "wrong": the template of another
+    family, tokenised as this model does.
     """
     if template == "none":
-        return chat_format.tokenize("\n\n".join(message["content"] for message in messages))[0]
+        return _begun(chat_format) + chat_format.tokenize("\n\n".join(message["content"] for message in messages))[0]
     if template == "wrong":
         chat_format = replace(chat_format, chat_template=preset(wrong_family(chat_format)))
     return chat_format.prompt_ids(messages)
+
+
+def _begun(chat_format: ChatFormat) -> list[int]:
+    """The beginning-of-text token, for a model that has never read a text without."""
+    first = chat_format.tokenizer("")["input_ids"][:1]
+    return first if first == [chat_format.tokenizer.bos_token_id] else []
 
 
 def opening(chat_format: ChatFormat, asked: list[dict], tools: list[dict] | None = None) -> list[int]:

@@ -2,6 +2,7 @@
 
 import pytest
 from tiny_models import tiny_tokenizer
+from tokenizers.processors import TemplateProcessing
 
 from sft.chat_format import ChatFormat, preset
 from sft.errors import RunError
@@ -26,6 +27,17 @@ def test_a_question_in_each_template(chatml):
     wrong = text(chatml, prompt_ids(chatml, TALK, "wrong"))
     assert wrong.startswith("<|endoftext|><|start_header_id|>user<|end_header_id|>\n\nThe first")
     assert wrong.endswith("<|start_header_id|>assistant<|end_header_id|>\n\n")
+
+
+def test_without_a_template_a_text_begins_as_the_tokenizer_begins_it():
+    tokenizer = tiny_tokenizer(preset("chatml"))
+    bare = prompt_ids(ChatFormat.of(tokenizer), TALK, "none")
+    special = [("<|im_start|>", 1)]
+    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="<|im_start|> $A", special_tokens=special)
+    tokenizer.bos_token = "<|im_start|>"
+    assert prompt_ids(ChatFormat.of(tokenizer), TALK, "none") == [1, *bare]
+    tokenizer.bos_token = "<|im_end|>"  # what it begins with is no beginning of text
+    assert prompt_ids(ChatFormat.of(tokenizer), TALK, "none") == bare
 
 
 @pytest.mark.parametrize(
