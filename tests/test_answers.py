@@ -39,8 +39,8 @@ def test_losses_are_those_of_each_row_alone(tiny_model, attention, examples, cou
     ):
         labels = [label for label in answer.labels if label != IGNORED]
         assert form.tokenizer.decode(labels) == wanted.messages[-1]["content"] + "<|im_end|>"
-        ids = torch.tensor([answer.before + answer.token_ids])
-        masked = torch.tensor([[IGNORED] * len(answer.before) + answer.labels])
+        ids = torch.tensor([answer.before + answer.token_ids], device=alone.device)
+        masked = torch.tensor([[IGNORED] * len(answer.before) + answer.labels], device=alone.device)
         assert loss == pytest.approx(alone(input_ids=ids, labels=masked).loss.item() * answer.labelled, abs=1e-3)
     assert shares == sorted(shares) and shares[-1] == 1
 

@@ -54,7 +54,7 @@ def test_both_panes_are_what_they_say(runs_dir, embedded_model):
     asked = [held_out[0].messages[1]["content"], "What is the capital of France?"]
 
     def alone(model, prompt):
-        ids = torch.tensor([prompt])
+        ids = torch.tensor([prompt], device=model.device)
         output = model.generate(
             ids, attention_mask=torch.ones_like(ids), do_sample=False, max_new_tokens=20,
             eos_token_id=form.stop_token_ids, pad_token_id=form.stop_token_ids[0],
@@ -126,7 +126,7 @@ def _likeliest(model, turns):
         if read[: len(prompt + reply)] != prompt + reply:
             read = prompt + reply
             with torch.inference_mode():
-                likeliest = model(input_ids=torch.tensor([read])).logits[0].argmax(-1).tolist()
+                likeliest = model(input_ids=torch.tensor([read], device=model.device)).logits[0].argmax(-1).tolist()
         found[at] = likeliest[len(prompt) - 1 : len(prompt + reply) - 1]
     return found
 

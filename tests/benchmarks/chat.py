@@ -60,7 +60,7 @@ def generate(model, prompt: list[int], count: int) -> tuple[list[int], float]:
     """The greedy reply and the seconds that it took. Stop tokens do not stop it."""
     import torch
 
-    ids = torch.tensor([prompt])
+    ids = torch.tensor([prompt], device=model.device)
     began = time.perf_counter()
     with torch.inference_mode():
         output = model.generate(
