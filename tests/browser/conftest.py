@@ -36,15 +36,23 @@ def browser():
         chromium.close()
 
 
-@pytest.fixture
-def page(browser, app):
-    """A new visitor's page on which the model is ready; console errors fail the test."""
+@pytest.fixture(scope="module")
+def context(browser):
+    """One for all tests of a file: what the page consists of is loaded once."""
     context = browser.new_context(viewport={"width": 1280, "height": 1000})
+    yield context
+    context.close()
+
+
+@pytest.fixture
+def page(context, app):
+    """A new visitor's page on which the model is ready; console errors fail the test."""
     page, errors = context.new_page(), []
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.goto(app.url)
     page.locator(".banner.ready").wait_for(timeout=60_000)
     page.set_default_timeout(20_000)
     yield page
-    context.close()
+    page.evaluate("localStorage.clear()")
+    page.close()
     assert not errors
