@@ -504,14 +504,16 @@ def test_a_conversation_of_another_chat_format_is_not_gone_on_with():
 
 
 def test_a_held_out_question_may_have_no_text(monkeypatch):
-    held_out = [SimpleNamespace(messages=[{"role": "user", **said}]) for said in ({"tool_calls": []}, {"content": "q"})]
+    asked = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "q"}]
+    held_out = [SimpleNamespace(messages=messages) for messages in ([{"role": "user", "tool_calls": []}], asked)]
     monkeypatch.setattr(who, "load_split", lambda config: SimpleNamespace(held_out=held_out))
     for draft in (None, "", "q"):
-        assert chat_events.held_out_prompt("local", "one", draft) == "q"
-    assert chat_events.held_out_prompt("local", "one", "a draft") == gr.skip()
+        assert chat_events.held_out_prompt("local", "one", draft, "") == ("q", "Be brief.")
+    assert chat_events.held_out_prompt("local", "one", "q", "My own.") == ("q", gr.skip())
+    assert chat_events.held_out_prompt("local", "one", "a draft", "") == (gr.skip(),) * 2
     held_out.pop()
     with pytest.raises(gr.Error, match="no held-out rows"):
-        chat_events.held_out_prompt("local", "one", "")
+        chat_events.held_out_prompt("local", "one", "", "")
 
 
 def test_a_conversation_that_was_cleared_does_not_come_back():

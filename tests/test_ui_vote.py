@@ -213,16 +213,16 @@ def test_the_question_with_the_fewest_votes_is_next(runs, write_rows):
     run = create_run(config, runs, "small")
     asked = []
     for at in range(3):
-        asked.append(vote.next_question("local", "small"))
+        asked.append(vote.next_question("local", "small", "")[0])
         messages = [{"role": "user", "content": asked[-1]}]
         votes.append(run, replace(VOTE, ballot=str(at), messages=messages, choice="tie"))
     assert len(set(asked)) == 3
-    assert vote.next_question("local", "small") in asked
+    assert vote.next_question("local", "small", "")[0] in asked
 
 
 def test_a_run_that_held_nothing_back_has_no_question(run):
     with pytest.raises(DataError, match="no held-out rows"):
-        vote.next_question("local", "one")
+        vote.next_question("local", "one", "")
 
 
 # ---- what is painted ----

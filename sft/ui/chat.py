@@ -182,7 +182,8 @@ def _wire_asking(states, who, template, asking, sampling, shown) -> list[Depende
         [*named, *about, prompt_tb, talk_st, *sampling], [*shown, prompt_tb, there_cb], **_ANSWERING,
     )  # fmt: skip
     sending.then(**_ask_what_is_there(there_cb))
-    asking["try_btn"].click(held_out_prompt, [states["owner"], who["run_dd"], prompt_tb], prompt_tb, **_QUIET)
+    trying = [states["owner"], who["run_dd"], prompt_tb, who["system_tb"]]
+    asking["try_btn"].click(held_out_prompt, trying, [prompt_tb, who["system_tb"]], **_QUIET)
     answered = [sending]
     for button, again in (("retry_btn", retry), ("again_btn", ask_again)):
         asked = [*named, *about, talk_st, *sampling]

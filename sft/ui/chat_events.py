@@ -29,6 +29,7 @@ from sft.ui.who import (
     state,
     suggested_system,
     thirds,
+    told_with,
     who_of,
 )
 
@@ -163,19 +164,21 @@ def clear(talk: Talk) -> tuple:
     return paint_talk(empty(talk.who, talk.template))
 
 
-def held_out_prompt(owner: str, chosen: str | None, draft: str | None):
-    """A question from the rows that the run was never trained on. Takes the place of another such, but of no draft."""
+def held_out_prompt(owner: str, chosen: str | None, draft: str | None, system: str | None) -> tuple:
+    """A question from the rows that the run was never trained on, and the system message of its row. Takes the place of
+    another such, but of no draft."""
     if not chosen or chosen.startswith(BASE_ALONE):
         gr.Info("A base model alone has no held-out rows; choose a run.")
-        return gr.skip()
+        return (gr.skip(),) * 2
     try:
         questions = held_out_questions(run_of(owner, chosen))
     except UserError as error:
         raise gr.Error(paint.escape(str(error)), title="No held-out rows", print_exception=False) from None
     if (draft or "").strip() and draft not in questions:
         gr.Info("There is a draft in the prompt. Send it or delete it first.")
-        return gr.skip()
-    return random.choice(questions)
+        return (gr.skip(),) * 2
+    question = random.choice(list(questions))
+    return question, told_with(questions, question, system)
 
 
 # ---- turning to somebody else ----

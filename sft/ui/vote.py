@@ -24,7 +24,7 @@ from sft.ui.floor import Floor, quiet
 from sft.ui.inputs import user_errors
 from sft.ui.talk import Who, contest_of
 from sft.ui.visitors import run_of
-from sft.ui.who import BASE_ALONE, held_out_questions, stages
+from sft.ui.who import BASE_ALONE, held_out_questions, stages, told_with
 
 ABOUT = (
     "Which reply is better, when you don't know whose it is? Settle beforehand how many votes you will cast: who stops "
@@ -73,7 +73,10 @@ def build(
     about = [floor_st, turned_to_st, owner_st, run_dd]
     asking = {"fn": ask_once, "inputs": [*about, system_tb, question_tb, *sampling], "outputs": shown}
     asking |= {"concurrency_limit": 32, "trigger_mode": "multiple", **_QUIET}
-    row = row_btn.click(user_errors(next_question), [owner_st, run_dd], question_tb, trigger_mode="once", **_QUIET)
+    row = row_btn.click(
+        user_errors(next_question), [owner_st, run_dd, system_tb], [question_tb, system_tb], trigger_mode="once",
+        **_QUIET,
+    )  # fmt: skip
     gr.on([ask_btn.click, question_tb.submit], **asking)
     row.success(**asking)
     silence, none = quiet(floor_st), {"fn": none_asked, "inputs": None, "outputs": shown, **_QUIET}
@@ -190,10 +193,12 @@ def _tally(run: Run) -> str:
     return ballot.tally(votes.tally(now), unreadable, len(found) - len(now))
 
 
-def next_question(owner, name) -> str:
-    """A held-out question with as few votes as any: a second vote on the same says little new."""
+def next_question(owner, name, system) -> tuple:
+    """A held-out question with as few votes as any, for a second vote on the same says little new; and the system
+    message of its row."""
     run = _voted_on(owner, name)
     questions = held_out_questions(run)
     had = Counter(vote.messages[-1]["content"] for vote in votes.read(run)[0])
     fewest = min(had[question] for question in questions)
-    return random.choice([question for question in questions if had[question] == fewest])
+    question = random.choice([question for question in questions if had[question] == fewest])
+    return question, told_with(questions, question, system)

@@ -1,5 +1,7 @@
 """Who can answer a visitor, what the controls mean by it, and in words why somebody cannot."""
 
+import gradio as gr
+
 from sft import models
 from sft.data import conversations, load_split
 from sft.errors import DataError, TemplateError, UserError
@@ -129,10 +131,18 @@ def suggested_system(owner: str, chosen: str | None) -> str:
         return ""  # the data may have gone since; a suggestion is all that is lost
 
 
-def held_out_questions(run: Run) -> list[str]:
-    """What each held-out row asks first. Raises DataError where there is nothing."""
-    rows = load_split(run.config()).held_out
-    asked = [next((m.get("content") for m in row.messages if m["role"] == "user"), None) for row in rows]
-    if questions := list(filter(None, asked)):
-        return questions
+def held_out_questions(run: Run) -> dict[str, str]:
+    """What each held-out row asks first → its system message, or "". Raises DataError where there is nothing."""
+    asked = {}
+    for row in load_split(run.config()).held_out:
+        question = next((m.get("content") for m in row.messages if m["role"] == "user"), None)
+        if question:
+            asked[question] = row.messages[0]["content"] if row.messages[0]["role"] == "system" else ""
+    if asked:
+        return asked
     raise DataError(f"The run {run.name} has no held-out rows.", "Write a question of your own.")
+
+
+def told_with(questions: dict[str, str], question: str, written: str | None):
+    """The system message that belongs to a question, for the box; what somebody has written there themselves stays."""
+    return questions[question] if (written or "") in {"", *questions.values()} else gr.skip()
