@@ -4,6 +4,7 @@ import gc
 import json
 import subprocess
 import sys
+import time
 from random import Random
 
 import psutil
@@ -100,6 +101,13 @@ def test_replies_come_token_by_token_and_end_at_the_stop_token(run):
     assert tuned.token_ids[-1] in contest.chat_format.stop_token_ids
     assert tuned.text == "Paris."
     assert len(tuned.token_ids) < len(lengths)  # the base went on while the tuned reply had ended
+
+
+def test_the_seconds_of_a_reply_begin_when_it_is_asked(run, monkeypatch):
+    contest, load = Contest.of_run(run), chat.WEIGHTS.load
+    monkeypatch.setattr(chat.WEIGHTS, "load", lambda contest: time.sleep(0.5) or load(contest))
+    replies = stream(contest, [[5, 6]] * 2, Sampling(max_new_tokens=2))
+    assert all(reply.seconds > 0.5 for reply in next(replies))
 
 
 def test_a_reply_can_be_stopped_and_the_next_one_is_whole(run):
