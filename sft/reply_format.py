@@ -57,14 +57,20 @@ class Labels:
 
     @property
     def description(self) -> str:
-        return f"one of: {', '.join(self.answers)}"
+        return f"one of: {self._listed}"
 
     def valid(self, text: str) -> bool:
         return text.strip() in self.answers
 
     @property
     def instruction(self) -> str:
-        return f"Answer with one of: {', '.join(self.answers)}. Write nothing else."
+        return f"Answer with one of: {self._listed}. Write nothing else."
+
+    @property
+    def _listed(self) -> str:
+        """In quotes where commas alone would not tell where one ends."""
+        commas = any("," in answer for answer in self.answers)
+        return ", ".join(f"“{answer}”" if commas else answer for answer in self.answers)
 
 
 @dataclass(frozen=True)

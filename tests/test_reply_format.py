@@ -111,6 +111,7 @@ def test_the_instruction_says_what_is_valid():
         '"product" is one of "lamp", "kettle".'
     )
     assert Labels(["yes", "no"]).instruction == "Answer with one of: yes, no. Write nothing else."
+    assert Labels(["yes, please", "no"]).description == "one of: “yes, please”, “no”"
     assert "Kind regards" in Contains("Kind regards").instruction
     assert Pattern("x").instruction == ""
 
