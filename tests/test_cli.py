@@ -194,35 +194,38 @@ def test_check_says_which_option_does_not_fit(tiny_model, write_rows, options, s
     assert "Traceback" not in done.stderr
 
 
-def test_train_runs_chat_and_evaluate(tiny_config, tmp_path):
-    runs = ["--runs-dir", tmp_path / "runs"]
+def test_train_runs_chat_and_evaluate(tiny_config, tmp_path, capsys):
+    runs = ["--runs-dir", str(tmp_path / "runs")]
+
+    def here(*arguments) -> tuple[int, str, str]:
+        capsys.readouterr()
+        status = main([*map(str, arguments), *runs])
+        return status, *capsys.readouterr()
+
     trained = sft("train", tiny_config, "--set", "max_steps=4", "--run-name", "mine", *runs)
     assert trained.returncode == 0, trained.stderr
     assert "step 4/4" in trained.stdout
     assert "step 4/4" in (tmp_path / "runs/mine/log.txt").read_text()
 
-    (listed,) = json.loads(sft("runs", "--json", *runs).stdout)
+    (listed,) = json.loads(here("runs", "--json")[1])
     assert (listed["name"], listed["state"], listed["step"]) == ("mine", "finished", 4)
-    assert "mine" in sft("runs", *runs).stdout
+    assert "mine" in here("runs")[1]
 
-    chatted = sft("chat", "mine", "--prompt", "3?", "--max-new-tokens", 5, "--json", *runs)
-    replies = json.loads(chatted.stdout)
+    replies = json.loads(here("chat", "mine", "--prompt", "3?", "--max-new-tokens", 5, "--json")[1])
     assert set(replies) == {"prompt_token_ids", "base", "tuned"}
     for name in ("base", "tuned"):
         assert set(replies[name]) == {"text", "token_ids", "stopped"}
         assert 0 < len(replies[name]["token_ids"]) <= 5
 
-    evaluated = json.loads(sft("evaluate", "mine", "--limit", 2, "--json", *runs).stdout)
+    evaluated = json.loads(here("evaluate", "mine", "--limit", 2, "--json")[1])
     assert set(evaluated["arms"]) == {"base", "prompted", "tuned"}
     assert evaluated["arms"]["tuned"]["rows"] == 2
     assert evaluated["verdict"]
 
-    inside = sft("train", tmp_path / "runs/mine/config.yaml", "--run-name", "mine", *runs)
-    assert inside.returncode == 2
-    assert "is finished already" in inside.stderr
-    again = sft("train", tiny_config, "--run-name", "mine", *runs)
-    assert again.returncode == 2
-    assert "already a run mine" in again.stderr
+    status, _, said = here("train", tmp_path / "runs/mine/config.yaml", "--run-name", "mine")
+    assert status == 2 and "is finished already" in said
+    status, _, said = here("train", tiny_config, "--run-name", "mine")
+    assert status == 2 and "already a run mine" in said
 
 
 def test_chat_takes_a_snapshot_and_another_template(tiny_model, tmp_path, capsys):

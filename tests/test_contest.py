@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from tiny_models import save_full_run, save_tiny_run
 
-from sft import chat, models
+from sft import chat, contest, models
 from sft.chat import Sampling, stream
 from sft.contest import Contest, Contestant
 from sft.errors import ModelError, RunError, TemplateError
@@ -21,6 +21,7 @@ def run(tmp_path, tiny_model):
 @pytest.fixture
 def loaded(monkeypatch):
     """The folders of the tokenizers that are loaded."""
+    contest._loaded_format.cache_clear()
     found, load = [], models.load_tokenizer
     monkeypatch.setattr(models, "load_tokenizer", lambda folder: found.append(folder) or load(folder))
     return found

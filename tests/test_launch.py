@@ -13,7 +13,6 @@ import pytest
 from sft import launch
 from sft.config import TrainConfig
 from sft.errors import RunError
-from sft.run import Run
 from sft.runs import create_run
 
 
@@ -36,17 +35,6 @@ def until(run, *states, seconds=60):
             return status
         time.sleep(0.05)
     raise AssertionError(f"{run.status()} after {seconds} s\n{run.log_tail()}")
-
-
-def test_a_run_in_a_process_of_its_own_finishes_and_logs(config, tmp_path):
-    run = launch.start(config(max_steps=3), tmp_path)
-    status = run.status()  # alive from the first moment on: nobody may take it for dead and begin beside it
-    assert status.state == "queued" and psutil.pid_exists(status.pid) and status.process_started
-    status = until(run, "finished", "failed", "interrupted")
-    assert status.state == "finished", run.log_tail()
-    assert status.pid != os.getpid()
-    assert run.has_result
-    assert "step 3/3" in run.log_tail()
 
 
 def test_a_process_that_stands_by_takes_the_next_run(config, tmp_path):
@@ -114,7 +102,9 @@ def test_a_killed_training_is_seen_within_five_seconds_and_nothing_else_is_touch
 
 def test_one_training_at_a_time_and_the_next_waits_in_line(config, tmp_path):
     first = launch.start(config(max_steps=100_000), tmp_path, name="first")
-    until(first, "training")
+    status = first.status()  # alive from the first moment on: nobody may take it for dead and begin beside it
+    assert status.state == "queued" and psutil.pid_exists(status.pid) and status.process_started
+    assert until(first, "training").pid != os.getpid()
     second = launch.start(config(max_steps=2), tmp_path, name="second")
     third = launch.start(config(max_steps=2), tmp_path, name="third")
     deadline = time.monotonic() + 30
@@ -133,6 +123,7 @@ def test_one_training_at_a_time_and_the_next_waits_in_line(config, tmp_path):
     assert until(first, "stopped", "failed").state == "stopped"
     assert first.has_result
     assert until(second, "finished", "failed", "interrupted").state == "finished", second.log_tail()
+    assert second.has_result and "step 2/2" in second.log_tail()
     assert third.status().state == "stopped" and not third.events("start")
 
 
@@ -148,24 +139,6 @@ def test_a_run_that_has_gone_to_the_end_of_the_line_is_not_waited_for(config, tm
     first.enter_line()  # sooner than the second has seen it end
     waiting.join(timeout=3)
     assert second.status().state == "preparing"
-
-
-def test_a_training_outlives_the_app_that_is_killed_and_started_again(config, tmp_path):
-    code = (
-        "import sys, time; from pathlib import Path; from sft import launch; from sft.config import TrainConfig\n"
-        "launch.start(TrainConfig.load(sys.argv[1]), Path(sys.argv[2]), name='orphan'); time.sleep(60)"
-    )
-    path = tmp_path / "config.yaml"
-    config(max_steps=100).save(path)
-    app = subprocess.Popen([sys.executable, "-c", code, str(path), str(tmp_path / "runs")])
-    run = Run(tmp_path / "runs" / "orphan")
-    until(run, "training")
-    app.kill()
-    app.wait()
-    launch.reconcile(tmp_path / "runs")  # the app that is started next is another process, as this one is
-    status = run.written_status()
-    assert status.state == "training" and psutil.pid_exists(status.pid)
-    assert until(run, "finished", "failed", "interrupted").state == "finished", run.log_tail()
 
 
 def test_a_run_that_fails_keeps_its_reason_and_its_log(config, tmp_path):

@@ -8,12 +8,12 @@ function saveAs(name, text) {
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 }
 /* Sends what is in the prompt where the page asks for it: it has turned to another model, or has not done so yet. */
-let sendsInVain = 0;
-let nextSend = null; // one at a time, whoever asks for it
-function askWhatIsThere(there) {
-  clearTimeout(nextSend);
-  sendsInVain = there ? sendsInVain + 1 : 0;
-  if (there && sendsInVain < 200) nextSend = setTimeout(() => document.querySelector("#send").click(), 250);
+const sends = {}; // by button, how often in vain and when next: one at a time, whoever asks for it
+function askWhatIsThere(there, button = "#send") {
+  const send = (sends[button] ??= { tries: 0, next: null });
+  clearTimeout(send.next);
+  send.tries = there ? send.tries + 1 : 0;
+  if (there && send.tries < 200) send.next = setTimeout(() => document.querySelector(button).click(), 250);
 }
 /* To a screen reader all panes have one name. */
 function nameThePanes(tries = 20) {

@@ -14,7 +14,7 @@ from sft.best_prompt import LIKE_EXAMPLES
 from sft.errors import UserError
 from sft.ui import paint
 from sft.ui.answering import answer, broken_off, get_ready
-from sft.ui.floor import Floor
+from sft.ui.floor import TURNING, Floor
 from sft.ui.panes import PANES, painted, stamps
 from sft.ui.talk import PROMPTED, Talk, Who, empty
 from sft.ui.verdict_events import provided
@@ -34,7 +34,6 @@ from sft.ui.who import (
 )
 
 SHOWN = 2 + 2 * PANES  # what `paint_talk` gives
-TURNING = "One moment: the page is still turning to who you chose. If this stays, reload the page."
 BUSY = "A reply is still being written. Wait for its end, or press Stop."
 TEMPLATES = {
     "right": "The chat template that belongs to the model, as in training: in it a tuned model learned to answer, and "

@@ -6,6 +6,7 @@ from threading import Event, Lock
 
 import gradio as gr
 
+TURNING = "One moment: the page is still turning to who you chose. If this stays, reload the page."
 PATIENCE = 2.0  # seconds for what is being shown to reach the page; a page that is gone never takes it
 
 

@@ -20,7 +20,7 @@ from sft.errors import RunError, UserError
 from sft.run import Run
 from sft.runs import runs_dir, training_in
 from sft.ui import ballot, paint
-from sft.ui.floor import Floor, quiet
+from sft.ui.floor import TURNING, Floor, quiet
 from sft.ui.inputs import user_errors
 from sft.ui.talk import Who, contest_of
 from sft.ui.visitors import run_of
@@ -65,20 +65,21 @@ def build(
         with gr.Row():
             row_btn = gr.Button("Ask a held-out row", size="sm", min_width=150, elem_id="vote-row")
             stop_btn = gr.Button("Stop", visible=False, size="sm", min_width=80, elem_id="vote-stop")
+        there_cb = gr.Checkbox(visible=False)  # whether to ask again a moment later
         replies_html = gr.HTML(paint.empty(ASK), elem_id="vote-replies")
         with gr.Row(visible=False, elem_id="vote-buttons") as buttons_row:
             buttons = [gr.Button(name, min_width=110, elem_id=f"vote-{side.lower()}") for side, name in BUTTONS.items()]
     shown = [ballot_st, replies_html, stop_btn, buttons_row, *buttons[:2]]
 
     about = [floor_st, turned_to_st, owner_st, run_dd]
-    asking = {"fn": ask_once, "inputs": [*about, system_tb, question_tb, *sampling], "outputs": shown}
+    asking = {"fn": ask_once, "inputs": [*about, system_tb, question_tb, *sampling], "outputs": [*shown, there_cb]}
     asking |= {"concurrency_limit": 32, "trigger_mode": "multiple", **_QUIET}
     row = row_btn.click(
         user_errors(next_question), [owner_st, run_dd, system_tb], [question_tb, system_tb], trigger_mode="once",
         **_QUIET,
     )  # fmt: skip
-    gr.on([ask_btn.click, question_tb.submit], **asking)
-    row.success(**asking)
+    for asked in (gr.on([ask_btn.click, question_tb.submit], **asking), row.success(**asking)):
+        asked.then(None, there_cb, None, js="(there) => askWhatIsThere(there, '#vote-ask')", **_QUIET)
     silence, none = quiet(floor_st), {"fn": none_asked, "inputs": None, "outputs": shown, **_QUIET}
     stop_btn.click(**silence).then(**none)
     for side, button in zip(BUTTONS, buttons, strict=True):
@@ -93,15 +94,17 @@ def build(
 
 
 def ask_once(floor: Floor, turned_to, owner, name, *values) -> Iterator[tuple]:
-    """`ask`, where the page has turned to that run, so that its system message is in the box, and nobody answers."""
+    """`ask`, where the page has turned to that run, so that its system message is in the box, and nobody answers.
+
+    Ends in whether to ask again a moment later.
+    """
     if not turned_to or turned_to[0] != name:
-        gr.Info("The page is still turning to who you chose. Ask again in a moment.")
-        yield (gr.skip(),) * 6
+        yield *_open(None, paint.loading(TURNING)), True
     elif floor.taken:
         gr.Info("They are still answering. Wait for their replies, or press Stop.")
-        yield (gr.skip(),) * 6
+        yield *[gr.skip()] * 6, False
     else:
-        yield from floor.speak(ask(owner, name, *values))
+        yield from ((*shown, False) for shown in floor.speak(ask(owner, name, *values)))
 
 
 def ask(owner, name, system, question, *sampling) -> Iterator[tuple]:

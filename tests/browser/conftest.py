@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from chromium import CHROMIUM, QUIET
-from serving import App
+from serving import ROOT, App
 
 
 def pytest_collection_modifyitems(items):
@@ -21,15 +21,15 @@ def app(tmp_path_factory, embedded_model):
     served.start()
     yield served
     served.stop()
-    said = served.log.read_text()
-    assert "Traceback" not in said, said
+    said = served.log.read_text()  # Gradio has a traceback of its own for a page that is closed at the wrong moment
+    assert f'File "{ROOT}/' not in said, said
 
 
 @pytest.fixture(scope="module")
 def browser():
     from playwright.sync_api import expect, sync_playwright
 
-    expect.set_options(timeout=15_000)  # a busy machine of two cores is slow, not wrong
+    expect.set_options(timeout=30_000)  # a busy machine of two cores is slow, not wrong
     with sync_playwright() as playwright:
         chromium = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
         yield chromium

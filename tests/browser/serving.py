@@ -40,3 +40,7 @@ class App:
     def stop(self) -> None:
         self.process.terminate()
         self.process.wait(timeout=30)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(timeout=30)
