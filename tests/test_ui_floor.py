@@ -3,6 +3,8 @@
 import threading
 import time
 
+import gradio as gr
+
 from sft.ui import floor
 from sft.ui.floor import Floor
 
@@ -11,16 +13,16 @@ def steps(said, count=3):
     try:
         for number in range(count):
             said.append(number)
-            yield number
+            yield (number,)
     finally:
         said.append("closed")
 
 
 def test_a_reply_speaks_to_its_end_and_then_the_next_one_may():
     said, page = [], Floor()
-    assert list(page.speak(steps(said))) == [0, 1, 2]
+    assert list(page.speak(steps(said))) == [(0,), (1,), (2,)]
     assert not page.taken
-    assert list(page.speak(steps(said))) == [0, 1, 2]
+    assert list(page.speak(steps(said))) == [(0,), (1,), (2,)]
 
 
 def test_while_one_speaks_no_other_does():
@@ -29,7 +31,7 @@ def test_while_one_speaks_no_other_does():
     next(first)
     assert page.taken
     assert list(page.speak(steps([]))) == []
-    assert list(first) == [1, 2]
+    assert list(first) == [(1,), (2,)]
 
 
 def test_one_that_was_told_to_be_quiet_shows_nothing_more_and_is_closed(monkeypatch):
@@ -40,11 +42,11 @@ def test_one_that_was_told_to_be_quiet_shows_nothing_more_and_is_closed(monkeypa
     page.quiet()
     assert not page.taken
     second = page.speak(steps([]))
-    assert next(second) == 0  # which does not wait for the first to notice
-    assert list(first) == []
+    assert next(second) == (0,)  # which does not wait for the first to notice
+    assert list(first) == [(gr.skip(),)]
     assert said == [0, 1, "closed"]
     assert page.taken
-    assert list(second) == [1, 2]
+    assert list(second) == [(1,), (2,)]
 
 
 def speaking(page, shown, begun, between=0.0, showing=0.0):
@@ -54,12 +56,13 @@ def speaking(page, shown, begun, between=0.0, showing=0.0):
         for step in range(100):
             begun.set()
             time.sleep(between)
-            yield step
+            yield (step,)
 
     def show():
         for step in page.speak(works()):
             time.sleep(showing)
-            shown.append(step)
+            if step != (gr.skip(),):
+                shown.append(step)
 
     threading.Thread(target=show).start()
     begun.wait()

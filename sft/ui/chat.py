@@ -131,10 +131,11 @@ def _asking() -> dict:
             "retry_btn": gr.Button("Retry", size="sm", min_width=55, elem_id="retry"),
             "clear_btn": gr.Button("Clear", size="sm", min_width=55, elem_id="clear"),
         }
-    there_cb = gr.Checkbox(visible=False)  # whether the page itself has to send what is in the prompt
+    # Whether the page itself has to send what is in the prompt: it has turned, or it had not when it was asked. Apart,
+    # so that each begins one round of asking.
+    there_cb, again_cb = gr.Checkbox(visible=False), gr.Checkbox(visible=False)
     return {
-        "prompt_tb": prompt_tb, "send_btn": send_btn, "there_cb": there_cb, "not_cb": gr.Checkbox(visible=False),
-        **buttons,
+        "prompt_tb": prompt_tb, "send_btn": send_btn, "there_cb": there_cb, "again_cb": again_cb, **buttons,
     }  # fmt: skip
 
 
@@ -176,19 +177,19 @@ def _wire_asking(states, who, template, asking, sampling, shown) -> list[Depende
     """Everything that lets models answer, and what ends it. Returns the ends of all that."""
     named = [*_controls(who, template), states["turned_to"], states["floor"]]
     about = [states["owner"], who["system_tb"], who["third_system_tb"]]
-    prompt_tb, there_cb, talk_st = asking["prompt_tb"], asking["there_cb"], states["talk"]
+    prompt_tb, talk_st = asking["prompt_tb"], states["talk"]
     sending = gr.on(
         [asking["send_btn"].click, prompt_tb.submit], once_turned(send, SHOWN + 1),
-        [*named, *about, prompt_tb, talk_st, *sampling], [*shown, prompt_tb, there_cb], **_ANSWERING,
+        [*named, *about, prompt_tb, talk_st, *sampling], [*shown, prompt_tb, asking["again_cb"]], **_ANSWERING,
     )  # fmt: skip
-    sending.then(**_ask_what_is_there(there_cb))
+    sending.then(**_ask_what_is_there(asking["again_cb"]))
     trying = [states["owner"], who["run_dd"], prompt_tb, who["system_tb"]]
     asking["try_btn"].click(held_out_prompt, trying, [prompt_tb, who["system_tb"]], **_QUIET)
     answered = [sending]
     for button, again in (("retry_btn", retry), ("again_btn", ask_again)):
         asked = [*named, *about, talk_st, *sampling]
         click = asking[button].click
-        answered.append(click(once_turned(again, SHOWN), asked, [*shown, asking["not_cb"]], **_ANSWERING))
+        answered.append(click(once_turned(again, SHOWN), asked, [*shown, asking["again_cb"]], **_ANSWERING))
     stopping = asking["stop_btn"].click(**quiet(states["floor"]))
     clearing = asking["clear_btn"].click(**quiet(states["floor"]))
     stopped_too = stopping.then(stopped, [talk_st, prompt_tb], [*shown, prompt_tb], **_QUIET)

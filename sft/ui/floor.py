@@ -21,7 +21,7 @@ class Floor:
         return self._speaker is not None
 
     def speak(self, steps: Generator) -> Iterator:
-        """The steps of a reply, as long as it has the floor. It takes it from nobody."""
+        """The steps of a reply, tuples, as long as it has the floor. It takes it from nobody."""
         if self.taken:
             return
         self._speaker = mine = _Speaker()
@@ -29,6 +29,7 @@ class Floor:
             with closing(steps):
                 for step in steps:
                     if not mine.begins_to_show():
+                        yield tuple(gr.skip() for _ in step)  # Gradio shows the last step once more at the end
                         return
                     yield step
                     mine.has_shown.set()  # the page asks for the next step when it has this one

@@ -178,7 +178,7 @@ def test_a_question_that_is_sent_while_the_page_turns_waits_for_that(visit, spac
 
 def test_one_reply_at_a_time_and_stop_says_so(visit, monkeypatch):
     page, read = visit(ANN), Reader.read
-    monkeypatch.setattr(Reader, "read", lambda *about: time.sleep(0.3) or read(*about))
+    monkeypatch.setattr(Reader, "read", lambda *about: time.sleep(1) or read(*about))
     ask(page, "Hello?")
     expect(page.locator("#tuned-pane .pane-note, .pane-note").nth(1)).to_contain_text(re.compile(r"\d tokens? …"))
     page.locator("#prompt textarea").fill("And then?")
@@ -188,13 +188,13 @@ def test_one_reply_at_a_time_and_stop_says_so(visit, monkeypatch):
     expect(page.locator("#tuned-pane .user")).to_have_count(1)
     page.locator("#stop-replies").click()
     expect(page.locator(".pane-note").nth(1)).to_contain_text("stopped by you")
-    page.wait_for_timeout(1000)
+    page.wait_for_timeout(2500)
     expect(page.locator(".pane-note").nth(1)).to_contain_text("stopped by you")
     monkeypatch.setattr(Reader, "read", read)
     page.locator("#send").click()  # at once, and the second question, which waited in the prompt
     answered(page)
     expect(page.locator("#tuned-pane .user")).to_have_count(2)
-    monkeypatch.setattr(Reader, "read", lambda *about: time.sleep(0.3) or read(*about))
+    monkeypatch.setattr(Reader, "read", lambda *about: time.sleep(1) or read(*about))
     ask(page, "And now?")
     expect(page.locator(".pane-note").nth(1)).to_contain_text("token")
     page.locator("#clear").click()
