@@ -11,7 +11,7 @@ from tiny_models import save_tiny_run
 from sft import chat, models
 from sft.errors import RunError, TemplateError, UserError
 from sft.ui import answering, chat_events, keeping, kept, who
-from sft.ui.chat_events import ask_again, choose, once_turned, replying, retry, send, stopped, turn
+from sft.ui.chat_events import ask_again, choose, make_way, once_turned, replying, retry, send, stopped, turn
 from sft.ui.floor import Floor
 from sft.ui.panes import NOTHING, bubbles, models_of, stamps
 from sft.ui.talk import PROMPTED, Pane, Talk, Who, contest_of, empty
@@ -288,6 +288,26 @@ def test_nobody_is_asked_before_the_page_has_turned_to_whom_the_controls_name():
         ((*values, said, prompt, again),) = ask(*others, turned_to, Floor(), *shown)
         assert values == [gr.skip()] * (chat_events.SHOWN - 1) and prompt == gr.skip()
         assert again and "still turning" in said
+
+
+def test_who_is_chosen_already_is_not_turned_to_again():
+    """A second event of the same choice would break off a reply that was asked for since."""
+    controls, floor = ("one", 3, "", False, "right"), Floor()
+    first = turn("local", *controls, None, "", "", Talk(), {}, "")
+    turned_to = first[-3]
+    again = turn("local", *controls, turned_to, "", "", first[0], {}, "Hello?")
+    assert list(again) == [gr.skip()] * (len(first) - 1) + [False]
+    speaking = floor.speak(numbers(3))
+    next(speaking)
+    make_way(*controls, turned_to, floor)
+    assert floor.taken
+    make_way("one", 2, *controls[2:], turned_to, floor)
+    assert not floor.taken
+    speaking.close()
+
+
+def numbers(count):
+    yield from ((number,) for number in range(count))
 
 
 def test_a_page_has_one_reply_at_a_time(monkeypatch):

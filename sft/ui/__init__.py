@@ -104,6 +104,7 @@ def _wire(demo, tabs, owner_st, browser_bs, banner_html, ready_timer, preview_pa
         return {"owner": owner, "run": run or ""} if visitors.known(owner) else gr.skip()
 
     def to_chat(owner, run):
+        # To turn to: also where that run is chosen there already, for it may have been resumed.
         return gr.Tabs(selected="chat"), gr.update(choices=who.choices(owner), value=run), None
 
     demo.load(arrive, browser_bs, [owner_st, browser_bs, run_dd], **_QUIET).then(**tune_parts["looking"]).then(
@@ -118,10 +119,9 @@ def _wire(demo, tabs, owner_st, browser_bs, banner_html, ready_timer, preview_pa
         preview_parts["template_outputs"], **_QUIET,
     ).then(**_rows_when_ready(**tune_parts["look"]))  # fmt: skip
     run_dd.change(remember, [owner_st, run_dd], browser_bs, **_QUIET)
-    choosing, turning = chat_parts["anew"]  # also where that run is chosen there already: it may have been resumed
     tune_parts["chat_btn"].click(
         to_chat, [owner_st, run_dd], [tabs, chat_dd, chat_parts["turned_to_st"]], **_QUIET
-    ).then(**choosing).then(**turning).then(None, None, None, js="() => focusOnPrompt()", **_QUIET)
+    ).then(**chat_parts["turning"]).then(None, None, None, js="() => focusOnPrompt()", **_QUIET)
 
 
 def arrived(stored) -> tuple:

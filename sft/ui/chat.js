@@ -7,13 +7,19 @@ function saveAs(name, text) {
   link.click();
   setTimeout(() => URL.revokeObjectURL(link.href), 1000);
 }
+/* Clicks a moment later, and once, however often it is told so meanwhile: Gradio begins two events that come within some
+   milliseconds side by side, whatever their trigger mode says, and the older may end last. */
+const clicks = {};
+function clickSoon(button, wait = 100) {
+  clearTimeout(clicks[button]);
+  clicks[button] = setTimeout(() => document.querySelector(button).click(), wait);
+}
 /* Sends what is in the prompt where the page asks for it: it has turned to another model, or has not done so yet. */
-const sends = {}; // by button, how often in vain and when next: one at a time, whoever asks for it
+const inVain = {};
 function askWhatIsThere(there, button = "#send") {
-  const send = (sends[button] ??= { tries: 0, next: null });
-  clearTimeout(send.next);
-  send.tries = there ? send.tries + 1 : 0;
-  if (there && send.tries < 200) send.next = setTimeout(() => document.querySelector(button).click(), 250);
+  inVain[button] = there ? (inVain[button] ?? 0) + 1 : 0;
+  if (there && inVain[button] < 200) clickSoon(button, 250);
+  else clearTimeout(clicks[button]);
 }
 /* To a screen reader all panes have one name. */
 function nameThePanes(tries = 20) {

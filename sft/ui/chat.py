@@ -11,6 +11,7 @@ from sft.ui.chat_events import (
     choose,
     clear,
     held_out_prompt,
+    make_way,
     once_turned,
     ready,
     retry,
@@ -27,6 +28,8 @@ _QUIET = {"show_progress": "hidden", "api_visibility": "private"}
 _ANSWERING = {"concurrency_limit": 32, "trigger_mode": "multiple", **_QUIET}
 # Who is chosen meanwhile is turned to afterwards, however many steps of a slider that were.
 _LATEST = {"concurrency_limit": 8, "trigger_mode": "always_last", **_QUIET}
+# All that changes who answers goes one way, so that one turning at a time is under way, and the last has the last word.
+TURNING = {"fn": None, "js": "() => clickSoon('#turn')", **_QUIET}
 PANE_IDS = ("base-pane", "tuned-pane", "third-pane")
 
 
@@ -52,18 +55,17 @@ def build(owner_st: gr.State) -> dict:
     _wire_emptying(looks, asking)
     changed = _wire_asking(states, who, template, asking, sampling, shown)
     all_shown = [*shown, states["kept"], *panes["columns"], *panes["stamps"], state_html]
-    turning = _turning(states, who, template, asking, all_shown)
-    turned = _wire_turning(states, who, template, asking, keep["open_btn"], sampling, shown, turning)
+    turned = _wire_turning(states, who, template, asking, all_shown)
+    _wire_opening(states, who, template, asking, keep["open_btn"], sampling, shown)
     readying = {"fn": ready, "inputs": [in_sight_st, owner_st, who["system_tb"], states["talk"]], **_QUIET}
-    for event in [*changed, *turned]:
+    for event in [*changed, turned]:
         for look in looks:
             event.then(**look["refresh"])
-    for event in turned:
-        for following in (*judging, *voting, readying):
-            event.then(**following)
+    for following in (*judging, *voting, readying):
+        turned.then(**following)
     return {
         "run_dd": who["run_dd"], "in_sight_st": in_sight_st, "turned_to_st": states["turned_to"], "readying": readying,
-        "anew": turning[1:],
+        "turning": TURNING,
     }  # fmt: skip
 
 
@@ -182,7 +184,7 @@ def _wire_asking(states, who, template, asking, sampling, shown) -> list[Depende
         [asking["send_btn"].click, prompt_tb.submit], once_turned(send, SHOWN + 1),
         [*named, *about, prompt_tb, talk_st, *sampling], [*shown, prompt_tb, asking["again_cb"]], **_ANSWERING,
     )  # fmt: skip
-    sending.then(**_ask_what_is_there(asking["again_cb"]))
+    sending.then(None, asking["again_cb"], None, js="(again) => askWhatIsThere(again)", **_QUIET)
     trying = [states["owner"], who["run_dd"], prompt_tb, who["system_tb"]]
     asking["try_btn"].click(held_out_prompt, trying, [prompt_tb, who["system_tb"]], **_QUIET)
     answered = [sending]
@@ -190,53 +192,47 @@ def _wire_asking(states, who, template, asking, sampling, shown) -> list[Depende
         asked = [*named, *about, talk_st, *sampling]
         click = asking[button].click
         answered.append(click(once_turned(again, SHOWN), asked, [*shown, asking["again_cb"]], **_ANSWERING))
+    gr.on([asking[name].click for name in ("stop_btn", "clear_btn")], None, js="() => askWhatIsThere(false)", **_QUIET)
     stopping = asking["stop_btn"].click(**quiet(states["floor"]))
     clearing = asking["clear_btn"].click(**quiet(states["floor"]))
     stopped_too = stopping.then(stopped, [talk_st, prompt_tb], [*shown, prompt_tb], **_QUIET)
     return [*answered, stopped_too, clearing.then(clear, talk_st, shown, **_QUIET)]
 
 
-def _ask_what_is_there(there_cb: gr.Checkbox) -> dict:
-    return {"fn": None, "inputs": there_cb, "js": "(there) => askWhatIsThere(there)", **_QUIET}
-
-
-def _turning(states, who, template, asking, all_shown) -> list[dict]:
-    """The steps of turning to who is chosen now: what still answers is quiet, the controls follow, the panes turn."""
-    boxes, controls = [who["system_tb"], who["third_system_tb"]], _controls(who, template)
-    choosing = {
-        "fn": choose,
-        "inputs": [states["owner"], who["run_dd"], states["talk"], states["turned_to"]],
-        "outputs": [*controls[1:4], *boxes],
-    }
-    turning = {
-        "fn": turn,
-        "inputs": [
+def _wire_turning(states, who, template, asking, all_shown) -> Dependency:
+    """Turns to who is chosen now: what still answers is quiet, the controls follow, the panes turn. Returns the end."""
+    controls, boxes = _controls(who, template), [who["system_tb"], who["third_system_tb"]]
+    turn_btn = gr.Button("Turn", visible="hidden", elem_id="turn")
+    gr.on([controls[0].change, *(control.input for control in controls[1:])], **TURNING)
+    hushed = turn_btn.click(make_way, [*controls, states["turned_to"], states["floor"]], **_LATEST)
+    chosen = hushed.then(
+        choose, [states["owner"], who["run_dd"], states["talk"], states["turned_to"]], [*controls[1:4], *boxes],
+        **_LATEST,
+    )  # fmt: skip
+    turned = chosen.then(
+        turn,
+        [
             states["owner"], *controls, states["turned_to"], *boxes, states["talk"], states["kept"],
             asking["prompt_tb"],
         ],
-        "outputs": [
+        [
             *all_shown, who["other_cb"], who["stage_sl"], *boxes, template["template_md"], states["turned_to"],
             asking["prompt_tb"], asking["there_cb"],
         ],
-    }  # fmt: skip
-    return [quiet(states["floor"]), {**choosing, **_LATEST}, {**turning, **_LATEST}]
-
-
-def _wire_turning(states, who, template, asking, open_btn, sampling, shown, turning) -> list[Dependency]:
-    """The ways to turn to somebody else. Returns where each has turned."""
-    opening = {
-        "fn": user_errors(keeping.open_kept),
-        "inputs": [states["owner"], open_btn, states["talk"], states["kept"]],
-        "outputs": [
-            states["talk"], states["kept"], who["run_dd"], template["template_rd"], states["turned_to"], *sampling,
-        ],
-        **_QUIET,
-    }  # fmt: skip
-    hush, choosing, turn_there = turning
-    controls = _controls(who, template)
-    chosen = gr.on([controls[0].change, *(control.input for control in controls[1:])], **hush)
-    opened = open_btn.upload(**hush).then(**opening)
-    opened.failure(stopped, [states["talk"], asking["prompt_tb"]], [*shown, asking["prompt_tb"]], **_QUIET)
-    turned = [chosen.then(**choosing).then(**turn_there), opened.success(**choosing).then(**turn_there)]
-    turned[0].then(**_ask_what_is_there(asking["there_cb"]))
+        **_LATEST,
+    )  # fmt: skip
+    # Where nothing is to be asked, what waits to be sent again goes on waiting.
+    turned.then(None, asking["there_cb"], None, js="(there) => there && askWhatIsThere(true)", **_QUIET)
     return turned
+
+
+def _wire_opening(states, who, template, asking, open_btn, sampling, shown) -> None:
+    """A conversation from a file, and with whom it was."""
+    opened = open_btn.upload(**quiet(states["floor"])).then(
+        user_errors(keeping.open_kept),
+        [states["owner"], open_btn, states["talk"], states["kept"]],
+        [states["talk"], states["kept"], who["run_dd"], template["template_rd"], states["turned_to"], *sampling],
+        **_QUIET,
+    )
+    opened.failure(stopped, [states["talk"], asking["prompt_tb"]], [*shown, asking["prompt_tb"]], **_QUIET)
+    opened.success(**TURNING)

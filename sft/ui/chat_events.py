@@ -34,6 +34,7 @@ from sft.ui.who import (
 )
 
 SHOWN = 2 + 2 * PANES  # what `paint_talk` gives
+TURNED = SHOWN + 2 * PANES + 10  # what `turn` gives
 BUSY = "A reply is still being written. Wait for its end, or press Stop."
 TEMPLATES = {
     "right": "The chat template that belongs to the model, as in training: in it a tuned model learned to answer, and "
@@ -190,6 +191,12 @@ def leave(talk: Talk, kept: dict) -> None:
         kept[talk.key] = broken_off(talk)
 
 
+def make_way(chosen, stage, third, other_format, template, turned_to, floor: Floor) -> None:
+    """Before the page turns: whoever still answers is quiet, unless the page has turned to whom the controls name."""
+    if (chosen, stage, third, other_format, template) != turned_to:
+        floor.quiet()
+
+
 def choose(owner, chosen, talk: Talk, turned_to) -> tuple:
     """What can be set about who was chosen: stage, third, other format, and the system messages to begin with.
 
@@ -220,8 +227,11 @@ def turn(
 ) -> tuple:
     """The conversation with who is chosen now, in the template that is chosen now.
 
-    The same model in another state is asked the last question at once.
+    The same model in another state is asked the last question at once. Where the page has turned there before, all
+    stays as it is.
     """
+    if (chosen, stage, third, other_format, template) == turned_to:
+        return *(gr.skip() for _ in range(TURNED - 1)), False
     try:
         who = who_of(owner, chosen, stage, third, other_format)
         heads, (html, mendable) = stamps(owner, who), state(owner, who)

@@ -72,6 +72,7 @@ def _opened(browser, url):
     page.get_by_role("tab", name="· Chat").click()
     expect(page.locator(".stamp")).to_have_count(2)
     page.get_by_text("Sampling", exact=True).click()
+    page.wait_for_timeout(1000)  # a field that is filled before it is quite there falls back to its first value
     page.get_by_label("number input for Max new tokens").fill(str(TOKENS))
     page.get_by_label("number input for Max new tokens").press("Tab")
     return page
@@ -156,9 +157,6 @@ def test_the_closer_looks_follow_the_conversation(visit):
         page.locator(f"{panel} > button").click()
 
 
-@pytest.mark.xfail(
-    reason="after several quick steps of the slider the waiting question is sometimes asked twice or not"
-)
 def test_a_question_that_is_sent_while_the_page_turns_waits_for_that(visit, space, monkeypatch):
     _, root, _ = space
     page, before = visit(ANN), who.state
@@ -167,16 +165,16 @@ def test_a_question_that_is_sent_while_the_page_turns_waits_for_that(visit, spac
     slider = page.locator("#stage input[type=range]")
     for _ in range(3):  # each step is an event, and turning takes longer than all of them
         slider.press("ArrowLeft")
-    ask(page, "Hello?")
+    ask(page, "Are you there?")
     answered(page)
     expect(page.locator("#stage")).to_contain_text("before the first step")
     assert said(page, "tuned-pane") == said(page, "base-pane")
-    expect(page.locator("#tuned-pane .bot")).to_have_count(1)
+    expect(page.locator("#tuned-pane .user", has_text="Are you there?")).to_have_count(1)
     expect(page.locator("#said")).to_be_empty()
     slider.press("End")
     expect(page.locator("#stage")).to_contain_text("As it is, after 8 steps")
     answered(page)
-    assert said(page, "tuned-pane") == words(expected(Run(root / "annika-first"), "Hello?")[1])
+    assert said(page, "tuned-pane") == words(expected(Run(root / "annika-first"), "Are you there?")[1])
 
 
 def test_one_reply_at_a_time_and_stop_says_so(visit, monkeypatch):
