@@ -132,7 +132,7 @@ class AdaptedLinear(nn.Module):
             y = F.linear(flat, self.weight, self.bias)
         for part, adapter in self.parts.kept if self.is_head else self.parts.tokens:
             if pair := adapter.matrices.get(self.name):
-                y[part] += (flat[part].float() @ pair[0].t()) @ pair[1].t()
+                y[part].add_((flat[part].float() @ pair[0].t()) @ pair[1].t())  # += would copy the part once more
             if rows := adapter.tokens.get(self.name):
                 y[part, rows[0]] = flat[part] @ rows[1].t()
         return y.view(*x.shape[:-1], self.out_features)

@@ -88,3 +88,23 @@ def test_a_pass_that_raises_leaves_the_rows_as_they_were():
     assert (row.token_ids, row.past.length) == ([5, 6, 7], 3)
     row.take_back(2)
     torch.testing.assert_close(reader.read([row], [[7]]), before, atol=1e-5, rtol=1e-4)
+
+
+def test_few_tokens_take_one_thread_of_two_and_many_take_both():
+    reader, before, took = (
+        Reader(AutoModelForCausalLM.from_config(CONFIGS["llama"]).eval()),
+        torch.get_num_threads(),
+        [],
+    )
+    reader.model.register_forward_pre_hook(lambda *_: took.append(torch.get_num_threads()))
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            reader.read([Row(), Row()], [[5], [6]])
+            reader.read([Row(), Row()], [[5] * 8, [6]])
+            with pytest.raises(IndexError):
+                reader.read([Row()], [[1_000_000]])
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(before)
+    assert took == [1, 1, 1, 1, 2, 1]
