@@ -71,13 +71,15 @@ def build() -> gr.Blocks:
             "compare it with what it was.</p></header>"
         )
         banner_html = gr.HTML(READINESS.banner())
+        # Of the Chat tab, but outside: what is inside is not there before somebody opens the tab.
+        turn_btn = gr.Button("Turn", visible="hidden", elem_id="turn")
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab("1 · Preview", id="preview"):
                 preview_parts = preview.build(demo)
             with gr.Tab("2 · Tune", id="tune") as tune_tab:
                 tune_parts = tune.build(owner_st)
             with gr.Tab("3 · Chat", id="chat") as chat_tab:
-                chat_parts = chat.build(owner_st)
+                chat_parts = chat.build(owner_st, turn_btn)
         ready_timer = gr.Timer(0.5)
         _wire(demo, tabs, owner_st, browser_bs, banner_html, ready_timer, preview_parts, tune_parts, chat_parts)
         tune_tab.select(_stand_by, **_QUIET)

@@ -33,8 +33,12 @@ TURNING = {"fn": None, "js": "() => clickSoon('#turn')", **_QUIET}
 PANE_IDS = ("base-pane", "tuned-pane", "third-pane")
 
 
-def build(owner_st: gr.State) -> dict:
-    """Builds and wires the tab. Returns what the page's load and the Tune tab need."""
+def build(owner_st: gr.State, turn_btn: gr.Button) -> dict:
+    """
+    Builds and wires the tab; a click of `turn_btn` turns it to who is chosen.
+
+    Returns what the page's load and the Tune tab need.
+    """
     states = {"owner": owner_st, "talk": gr.State(Talk()), "kept": gr.State({}), "turned_to": gr.State(None)}
     states["floor"] = gr.State(Floor())
     in_sight_st = gr.State(False)
@@ -55,7 +59,7 @@ def build(owner_st: gr.State) -> dict:
     _wire_emptying(looks, asking)
     changed = _wire_asking(states, who, template, asking, sampling, shown)
     all_shown = [*shown, states["kept"], *panes["columns"], *panes["stamps"], state_html]
-    turned = _wire_turning(states, who, template, asking, all_shown)
+    turned = _wire_turning(states, who, template, asking, turn_btn, all_shown)
     _wire_opening(states, who, template, asking, keep["open_btn"], sampling, shown)
     readying = {"fn": ready, "inputs": [in_sight_st, owner_st, who["system_tb"], states["talk"]], **_QUIET}
     for event in [*changed, turned]:
@@ -199,10 +203,9 @@ def _wire_asking(states, who, template, asking, sampling, shown) -> list[Depende
     return [*answered, stopped_too, clearing.then(clear, talk_st, shown, **_QUIET)]
 
 
-def _wire_turning(states, who, template, asking, all_shown) -> Dependency:
+def _wire_turning(states, who, template, asking, turn_btn, all_shown) -> Dependency:
     """Turns to who is chosen now: what still answers is quiet, the controls follow, the panes turn. Returns the end."""
     controls, boxes = _controls(who, template), [who["system_tb"], who["third_system_tb"]]
-    turn_btn = gr.Button("Turn", visible="hidden", elem_id="turn")
     gr.on([controls[0].change, *(control.input for control in controls[1:])], **TURNING)
     hushed = turn_btn.click(make_way, [*controls, states["turned_to"], states["floor"]], **_LATEST)
     chosen = hushed.then(
