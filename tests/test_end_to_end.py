@@ -3,6 +3,8 @@
 import json
 import subprocess
 import sys
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import pytest
@@ -11,6 +13,7 @@ import torch
 from sft import data, models, tables
 from sft.chat import Contest, Sampling, stream
 from sft.chat_format import IGNORED, ChatFormat, preset
+from sft.cli import main
 from sft.runs import find_run
 
 pytestmark = pytest.mark.real
@@ -18,9 +21,10 @@ EXAMPLES = sorted(path for path in Path("examples").glob("*.jsonl"))
 
 
 def sft(*arguments):
-    done = subprocess.run([sys.executable, "-m", "sft", *arguments], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    return done.stdout
+    """What the command prints; in this process, which has imported what takes seconds."""
+    with redirect_stdout(StringIO()) as said:
+        assert main(list(arguments)) == 0, said.getvalue()[-3000:]
+    return said.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -28,8 +32,18 @@ def runs_dir(tmp_path_factory, embedded_model):
     """A runs folder with `tickets`, trained as the example config says, but for fewer steps and less measured."""
     folder = str(tmp_path_factory.mktemp("runs"))
     less = ("--set", "eval_strategy=no", "--set", "max_steps=32")
-    sft("train", "examples/support-json.yaml", *less, "--run-name", "tickets", "--runs-dir", folder)
+    command = [sys.executable, "-m", "sft", "train", "examples/support-json.yaml", *less]
+    subprocess.run([*command, "--run-name", "tickets", "--runs-dir", folder], check=True)
     return folder
+
+
+@pytest.fixture(scope="module")
+def plain_models(runs_dir, embedded_model):
+    """The untouched base model, and a freshly loaded one with the saved adapter."""
+    from peft import PeftModel
+
+    base, to_adapt = models.load_base(embedded_model), models.load_base(embedded_model)
+    return base, PeftModel.from_pretrained(to_adapt, str(find_run("tickets", Path(runs_dir)).adapter)).eval()
 
 
 def test_tuning_beats_the_base_on_held_out_tickets(runs_dir):
@@ -44,14 +58,13 @@ def test_tuning_beats_the_base_on_held_out_tickets(runs_dir):
     assert arms["tuned"]["loss"] < arms["base"]["loss"] / 5
 
 
-def test_both_panes_are_what_they_say(runs_dir, embedded_model):
-    """Base: token for token the untouched model. Tuned: a freshly loaded base with the saved adapter."""
-    from peft import PeftModel
-
-    form = ChatFormat.of(models.load_tokenizer(embedded_model))
-    base = models.load_base(embedded_model)
+def test_both_panes_are_what_they_say(runs_dir, plain_models):
+    """Token for token; and so does the command."""
     held_out = data.usable(tables.read_table("examples/support-json.eval.jsonl"))[0]
     asked = [held_out[0].messages[1]["content"], "What is the capital of France?"]
+
+    contest = Contest.of_run(find_run("tickets", Path(runs_dir)))
+    form = contest.chat_format
 
     def alone(model, prompt):
         ids = torch.tensor([prompt], device=model.device)
@@ -64,12 +77,9 @@ def test_both_panes_are_what_they_say(runs_dir, embedded_model):
     system = "You file support tickets for Northwind Home."
     talks = [[{"role": "system", "content": system}, {"role": "user", "content": question}] for question in asked]
     prompts = [form.prompt_ids(talk) for talk in talks]
-    run = find_run("tickets", Path(runs_dir))
-    contest = Contest.of_run(run)
     panes = [list(stream(contest, [prompt] * 2, Sampling(max_new_tokens=12)))[-1] for prompt in prompts]
-    assert [base_pane.token_ids for base_pane, _ in panes] == [alone(base, prompt) for prompt in prompts]
-    tuned = PeftModel.from_pretrained(base, str(run.adapter)).eval()
-    assert [tuned_pane.token_ids for _, tuned_pane in panes] == [alone(tuned, prompt) for prompt in prompts]
+    for model, replies in zip(plain_models, zip(*panes, strict=True), strict=True):
+        assert [reply.token_ids for reply in replies] == [alone(model, prompt) for prompt in prompts]
 
     said = sft(
         "chat", "tickets", "--system", system, "--prompt", asked[0], "--max-new-tokens", "12", "--json",
@@ -92,14 +102,10 @@ TALKS = [
 ]
 
 
-def test_conversations_of_several_turns_are_those_of_each_model_alone(runs_dir, embedded_model):
+def test_conversations_of_several_turns_are_those_of_each_model_alone(runs_dir, plain_models):
     """Every reply is made from what was read in earlier turns. A plain pass over what all turns came to says what each
     model alone finds likeliest at each place: that has to be the reply."""
-    from peft import PeftModel
-
-    run = find_run("tickets", Path(runs_dir))
-    contest, base = Contest.of_run(run), models.load_base(embedded_model)
-    tuned = PeftModel.from_pretrained(models.load_base(embedded_model), str(run.adapter)).eval()
+    contest = Contest.of_run(find_run("tickets", Path(runs_dir)))
     stopped, lengths = 0, set()
     for questions in TALKS:
         histories, said = [[], []], [[], []]
@@ -113,7 +119,7 @@ def test_conversations_of_several_turns_are_those_of_each_model_alone(runs_dir, 
                 histories[side].append({"role": "assistant", "content": reply.text})
                 stopped += reply.stopped
                 lengths.add(len(reply.token_ids))
-        for model, turns in zip((base, tuned), said, strict=True):
+        for model, turns in zip(plain_models, said, strict=True):
             assert [reply for _, reply in turns] == _likeliest(model, turns)
     assert stopped >= 5
     assert len(lengths) >= 3, lengths

@@ -99,7 +99,7 @@ def test_the_command_measures_once_and_tells_what_to_expect(config, tmp_path, ca
     assert found["finetuning_type"] == "lora"
     measured = calibration.known(config(), models.locate(config().model))
     assert all(cost >= 0 for cost in measured.work) and any(measured.work)
-    assert 0 < measured.forward < 1
+    assert 0 < measured.forward < 2  # about a third, where nothing else runs
     assert asdict(measured)["padded"] is False
     assert 0 <= measured.waited < 1
     monkeypatch.setattr(calibration, "_measure", lambda *given: pytest.fail("measured again"))

@@ -26,7 +26,7 @@ def config(tiny_model, write_rows):
     return make
 
 
-def until(run, *states, seconds=60):
+def until(run, *states, seconds=120):
     """The status once the run is in one of the states."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
@@ -79,7 +79,7 @@ def test_a_killed_training_is_seen_within_five_seconds_and_nothing_else_is_touch
     assert "killed, or ran out of memory" in status.message
     assert other.status().state == "finished"
     launch.resume(run)
-    until(run, "training", seconds=30)
+    until(run, "training")
     launch.reconcile(tmp_path)  # an app that starts leaves a run alone whose process lives
     assert run.status().state == "training"
     with pytest.raises(RunError, match="still working"):
@@ -114,7 +114,7 @@ def test_one_training_at_a_time_and_the_next_waits_in_line(config, tmp_path):
     assert [launch.place(run) for run in (first, second, third)] == [0, 1, 2]
     launch.stop(third)  # withdrawn while it waits, or while its process still imports
     assert (third.status().state, third.status().message) == ("stopped", "Withdrawn from the line.")
-    launch.resume(third)
+    third.enter_line()  # as for resuming it
     assert launch.place(third) == 2
     launch.stop(third)
     assert third.status().state == "stopped"

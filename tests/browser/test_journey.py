@@ -11,7 +11,7 @@ from playwright.sync_api import expect
 from sft.runs import list_runs
 
 pytestmark = pytest.mark.real
-STEPS = 16  # enough for the beginning of the format
+STEPS = 8  # enough for the beginning of the format
 FOREVER = {"max_steps": 50_000, "max_length": 512}  # of a tiny model
 
 
