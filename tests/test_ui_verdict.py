@@ -88,6 +88,7 @@ def test_while_it_is_measured_it_says_how_far_it_is_and_can_be_stopped(run, monk
     assert verdict_events.STOPPED not in shown[STATE]
     assert buttons(shown) == (True, False, False)
     assert "Tune: 95 %" in shown[RESULT]
+    assert tick("local", "one", shown[SEEN]) == (gr.skip(),) * 12  # one that comes late undoes no browsing
 
 
 def test_stop_ends_the_process_and_keeps_the_earlier_result(run, sleeper):

@@ -1,5 +1,6 @@
 """The message editor: a role and a text field for each message, and the ways to change their number and order."""
 
+import time
 from collections.abc import Callable
 
 import gradio as gr
@@ -13,7 +14,7 @@ def build(demo: gr.Blocks, conversation_st: gr.State, shape_st: gr.State, live: 
     """Draws the messages of `conversation_st`, anew only when `shape_st` says that messages came, went or moved.
 
     `live(trigger, change, inputs)` wires a change that leaves the editor as it is: `change(*inputs, conversation)`
-    gives the new conversation, and the views follow in the same round trip.
+    makes it in place and says whether there was any, and the views follow in the same round trip.
     """
 
     @gr.render([conversation_st, shape_st], [demo.load, shape_st.change], show_progress="hidden")
@@ -35,42 +36,41 @@ def build(demo: gr.Blocks, conversation_st: gr.State, shape_st: gr.State, live: 
                 )  # fmt: skip
             live(content_tb.input, _write("content", index), [content_tb])
             live(role_dd.input, _write("role", index), [role_dd])
-            state = [conversation_st, shape_st]
-            up_btn.click(_move(index, -1), state, state, **_QUIET)
-            down_btn.click(_move(index, 1), state, state, **_QUIET)
-            remove_btn.click(_remove(index), state, state, **_QUIET)
+            up_btn.click(_move(index, -1), conversation_st, shape_st, **_QUIET)
+            down_btn.click(_move(index, 1), conversation_st, shape_st, **_QUIET)
+            remove_btn.click(_remove(index), conversation_st, shape_st, **_QUIET)
 
 
 def _write(key: str, index: int) -> Callable:
-    def written(value, conversation):
-        messages = list(conversation["messages"])
+    def written(value, conversation) -> bool:
+        messages = conversation["messages"]
         if index >= len(messages) or (messages[index].get(key) or "") == value:
-            return None
+            return False
         messages[index] = {**messages[index], key: value}
-        return {**conversation, "messages": messages}
+        return True
 
     return written
 
 
 def _move(index: int, by: int) -> Callable:
-    def moved(conversation, shape):
-        messages = list(conversation["messages"])
-        messages.insert(index + by, messages.pop(index))
-        return {**conversation, "messages": messages}, shape + 1
+    def moved(conversation) -> int:
+        conversation["messages"].insert(index + by, conversation["messages"].pop(index))
+        return time.time_ns()
 
     return moved
 
 
 def _remove(index: int) -> Callable:
-    def removed(conversation, shape):
-        messages = conversation["messages"]
-        return {**conversation, "messages": messages[:index] + messages[index + 1 :]}, shape + 1
+    def removed(conversation) -> int:
+        del conversation["messages"][index]
+        return time.time_ns()
 
     return removed
 
 
-def add_message(conversation: dict, shape: int) -> tuple[dict, int]:
-    """A message more, of the role whose turn it is."""
+def add_message(conversation: dict) -> int:
+    """A message more, of the role whose turn it is. Returns when."""
     messages = conversation["messages"]
     role = "assistant" if messages and messages[-1]["role"] == "user" else "user"
-    return {**conversation, "messages": [*messages, {"role": role, "content": ""}]}, shape + 1
+    messages.append({"role": role, "content": ""})
+    return time.time_ns()

@@ -4,6 +4,7 @@ Components, then handlers, then wiring. Every view is painted from one `ChatForm
 """
 
 import json
+import time
 from dataclasses import asdict
 
 import gradio as gr
@@ -49,10 +50,11 @@ _LIVE = {**_QUIET, "trigger_mode": "always_last", "concurrency_limit": 4}  # whi
 
 def build(demo: gr.Blocks) -> dict:
     """Builds the tab's components and wires them. Returns what other tabs or the page's load need."""
-    # The conversation as `parse_conversation` reads it: its tools are part of what the model reads.
+    # The conversation as `parse_conversation` reads it: its tools are part of what the model reads. The editor changes
+    # it in place: were every change a new one, of two at the same time one would be lost.
     first = _example("With a system message", 1)
     conversation_st = gr.State(first)
-    shape_st = gr.State(0)  # counts changes that need the editor drawn anew: added, removed, moved, replaced
+    shape_st = gr.State(0)  # when the editor had to be drawn anew: messages added, removed, moved, replaced
     template_st = gr.State(None)  # the Template that is picked, None for the model's own
     edited_st = gr.State(None)  # the one that was last edited here, so that it can be compared and picked again
 
@@ -135,52 +137,51 @@ def build(demo: gr.Blocks) -> dict:
     view_inputs = [*format_inputs, conversation_st, prompt_cb]
 
     def live(trigger, change, inputs):
-        """Wires a change of the words: the new conversation and what it changes come back in one round trip."""
+        """Wires a change of the words, made in place: what it changes to be seen comes back in one round trip."""
         follows = [shown.index(each) for each in (views_html, findings_html, sent_html, versus_html)]
 
         def changed(*values):
             *own, conversation = values[: len(inputs) + 1]
             *format_values, prompted = values[len(inputs) + 1 :]
-            new = change(*own, conversation)
-            if new is None:
-                return (gr.skip(),) * (1 + len(follows))
-            seen = show(*format_values, new, prompted)
-            return new, *(seen[at] for at in follows)
+            if not change(*own, conversation):
+                return (gr.skip(),) * len(follows)
+            seen = show(*format_values, conversation, prompted)
+            return tuple(seen[at] for at in follows)
 
-        outputs = [conversation_st, *(shown[at] for at in follows)]
+        outputs = [shown[at] for at in follows]
         trigger(changed, [*inputs, conversation_st, *format_inputs, prompt_cb], outputs, **_LIVE)
 
     with editor_column:
         editor.build(demo, conversation_st, shape_st, live)
 
-    def choose_row(name, row, shape):
+    def choose_row(name, row):
         conversation = _example(name, int(row or 1))
-        return conversation, shape + 1, _dump(conversation), ""
+        return conversation, time.time_ns(), _dump(conversation), ""
 
-    def choose_example(name, shape):
+    def choose_example(name):
         rows = len(_table(name).rows) if name.startswith(IN_DATA) else 0
         field = gr.update(visible=rows > 0, value=1, label=f"Row of {rows:,}")
-        return *choose_row(name, 1, shape), field
+        return *choose_row(name, 1), field
 
-    def from_json(text, shape):
+    def from_json(text):
         try:
             conversation = asdict(parse_conversation(json.loads(text)))
         except (ValueError, RecursionError) as error:
             return gr.skip(), gr.skip(), paint.problem("Not JSON yet", str(error))
         except UserError as error:
             return gr.skip(), gr.skip(), paint.problem("Not a conversation yet", error.message, error.hint)
-        return conversation, shape + 1, ""
+        return conversation, time.time_ns(), ""
 
     # ---- wiring ----
 
     see = {"fn": show, "inputs": view_inputs, "outputs": shown, **_LIVE}
     chosen = [conversation_st, shape_st, json_tb, json_html]
     # A dropdown's `input` also fires when its field is left, and would undo what was written elsewhere meanwhile.
-    example_dd.change(user_errors(choose_example), [example_dd, shape_st], [*chosen, row_nb], **_LIVE).then(**see)
-    row_nb.change(user_errors(choose_row), [example_dd, row_nb, shape_st], chosen, **_LIVE).then(**see)
-    json_tb.input(from_json, [json_tb, shape_st], [conversation_st, shape_st, json_html], **_LIVE).then(**see)
+    example_dd.change(user_errors(choose_example), example_dd, [*chosen, row_nb], **_LIVE).then(**see)
+    row_nb.change(user_errors(choose_row), [example_dd, row_nb], chosen, **_LIVE).then(**see)
+    json_tb.input(from_json, json_tb, [conversation_st, shape_st, json_html], **_LIVE).then(**see)
     json_tab.select(_dump, conversation_st, json_tb, **_QUIET)
-    add_btn.click(editor.add_message, [conversation_st, shape_st], [conversation_st, shape_st], **_QUIET)
+    add_btn.click(editor.add_message, conversation_st, shape_st, **_QUIET)
     shape_st.change(**see)
     for trigger in (prompt_cb.change, kwargs_tb.change, date_tb.change, versus_dd.input):
         trigger(**see)
@@ -298,7 +299,7 @@ def _second_format(model, second, kwargs, day, edited: Template | None) -> ChatF
 def _example(name: str, number: int) -> dict:
     """An example or a row of an example data set, as a conversation: messages and tools."""
     if not name.startswith(IN_DATA):
-        return {"messages": EXAMPLES[name], "tools": None}
+        return {"messages": list(EXAMPLES[name]), "tools": None}
     table = _table(name)
     if not 1 <= number <= len(table.rows):
         raise DataError(f"There is no row {number:,}.", f"The rows are numbered from 1 to {len(table.rows):,}.")

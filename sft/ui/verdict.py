@@ -23,7 +23,7 @@ _QUIET = {"show_progress": "hidden", "api_visibility": "private"}
 def build(owner_st: gr.State, run_dd: gr.Dropdown) -> list[dict]:
     """Builds and wires the panel. `run_dd` says which run. Returns what follows when the page has turned to it."""
     open_st, filled_st = gr.State(False), gr.State(Filled())
-    at_st, seen_st = gr.State(0), gr.State(0.0)  # the page of rows, and when the result that is shown was written
+    at_st, before_st = gr.State(0), gr.State(None)  # the page of rows, and when the result before was written
     with gr.Accordion("Prompt or tune?", open=False, elem_id="verdict") as panel:
         gr.Markdown(ABOUT)
         form = _form()
@@ -45,7 +45,7 @@ def build(owner_st: gr.State, run_dd: gr.Dropdown) -> list[dict]:
 
     about = [owner_st, run_dd]
     browsing = [at_st, rows_html, back_btn, on_btn]
-    shown = [state_html, result_html, start_btn, stop_btn, timer, rows_col, filter_rd, *browsing, seen_st]
+    shown = [state_html, result_html, start_btn, stop_btn, timer, rows_col, filter_rd, *browsing, before_st]
     looking = {"fn": look, "inputs": about, "outputs": shown, **_QUIET}
     filling = {
         "fn": fill, "inputs": [*about, open_st, filled_st, form[0]],
@@ -53,7 +53,7 @@ def build(owner_st: gr.State, run_dd: gr.Dropdown) -> list[dict]:
     }  # fmt: skip
     panel.expand(lambda: True, None, open_st, **_QUIET).then(**looking).then(**filling)
     panel.collapse(lambda: False, None, open_st, **_QUIET)
-    timer.tick(tick, [*about, seen_st], shown, queue=False, **_QUIET)
+    timer.tick(tick, [*about, before_st], shown, queue=False, **_QUIET)
     once = {"trigger_mode": "once", **_QUIET}
     start_btn.click(user_errors(start), [*about, filled_st, *form], None, **once).success(**looking)
     stop_btn.click(user_errors(stop), about, shown, **once)

@@ -43,16 +43,22 @@ class Filled:
 
 
 def look(owner, name, said: str = "") -> tuple:
-    """All of the panel. `said` is a word on what was just done."""
+    """All of the panel, and, while it works, when the result was written that is there until then. `said` is a word on
+    what was just done."""
     run = _measurable(owner, name)
     if run is None:
-        return *_panel(paint.empty(NO_RUN), None), 0.0
-    return *_of_run(run, said), _written(run)
+        return *_panel(paint.empty(NO_RUN), None), None
+    progress = read_progress(run)
+    return *_of_run(run, progress, said), _written(run) if _works(progress) else None
 
 
-def _of_run(run: Run, said: str) -> tuple:
-    evaluation, progress = read_evaluation(run), read_progress(run)
-    if progress and progress["stage"] != FAILED:
+def _works(progress: dict | None) -> bool:
+    return progress is not None and progress["stage"] != FAILED
+
+
+def _of_run(run: Run, progress: dict | None, said: str) -> tuple:
+    evaluation = read_evaluation(run)
+    if _works(progress):
         return _panel(working(progress), evaluation, working_now=True)
     if progress:
         return _panel(failed(progress, run.log_tail(name="evaluate.log")), evaluation, startable=True)
@@ -62,14 +68,17 @@ def _of_run(run: Run, said: str) -> tuple:
     return _panel((paint.empty(said) if said else "") + hints, evaluation, startable=True)
 
 
-def tick(owner, name, seen: float) -> tuple:
-    """Every second while it works: how far it is; and the whole panel when it has ended. `seen` is the result that was
-    shown before: where there is no other one, somebody has stopped it."""
+def tick(owner, name, before: float | None) -> tuple:
+    """Every second while it works: how far it is; and the whole panel when it has ended. `before` says when the result
+    was written that was there meanwhile: where there is no other one, somebody has stopped it. It is None where the
+    end has been seen: a tick that comes late leaves the rows as they are browsed."""
+    if before is None:
+        return (gr.skip(),) * 12
     run = _measurable(owner, name)
     progress = read_progress(run) if run else None
-    if progress and progress["stage"] != FAILED:
-        return working(progress), *(gr.skip() for _ in range(11))
-    return look(owner, name, STOPPED if run and _written(run) == seen else "")
+    if _works(progress):
+        return working(progress), *(gr.skip(),) * 11
+    return look(owner, name, STOPPED if run and _written(run) == before else "")
 
 
 def _panel(state: str, evaluation: dict | None, startable: bool = False, working_now: bool = False) -> tuple:

@@ -1,5 +1,6 @@
 """The app, and a real browser in front of it."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,14 +16,22 @@ def pytest_collection_modifyitems(items):
                 item.add_marker(pytest.mark.skip(reason="no Chromium on this machine"))
 
 
-@pytest.fixture(scope="module")
-def app(tmp_path_factory, embedded_model):
+@pytest.fixture(scope="session")
+def served_app(tmp_path_factory, embedded_model):
     served = App(tmp_path_factory.mktemp("app"))
     served.start()
     yield served
     served.stop()
     said = served.log.read_text()  # Gradio has a traceback of its own for a page that is closed at the wrong moment
     assert f'File "{ROOT}/' not in said, said
+
+
+@pytest.fixture(scope="module")
+def app(served_app):
+    """The app, which takes seconds to start; a file finds it without runs."""
+    yield served_app
+    for folder in served_app.runs.glob("*"):  # there is none before the first run
+        shutil.rmtree(folder, ignore_errors=True)  # a process may still be writing there
 
 
 @pytest.fixture(scope="module")

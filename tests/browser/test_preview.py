@@ -75,6 +75,19 @@ def test_pasting_right_after_adding_a_message_with_a_key_is_not_missed(page):
     expect(page.locator(".text-view [data-m='3']")).to_contain_text("Why is the sky blue?")
 
 
+def test_messages_that_are_added_while_words_are_on_their_way_stay(page):
+    view = page.locator(".text-view").first
+    expect(view).to_contain_text("sky")
+    for turn in range(4):
+        page.locator("#content-2 textarea").press("End")
+        page.keyboard.type("!")
+        page.get_by_role("button", name="Add a message").click()
+        expect(page.locator(f"#content-{3 + turn} textarea")).to_be_visible()
+    expect(view).to_contain_text("red.!!!!")
+    write(page, 6, "The last one.")
+    expect(view.locator("[data-m='6']").first).to_contain_text("The last one.")
+
+
 def test_every_finding_that_has_a_place_leads_there_with_keys(page):
     for example in ("A forged turn", "Whitespace and digits", "Thinking before answering"):
         before = page.locator(".text-view").first.inner_text()
