@@ -64,12 +64,13 @@ HOSTILE = {
 
 
 def processes() -> set[int]:
-    """The seed, if there is one, and its workers."""
+    """The seed of this process, if there is one, and its workers. An app that other tests have started has its own."""
     found = set()
-    for process in psutil.Process().children(recursive=True):
+    for seed in psutil.Process().children():
         with suppress(psutil.NoSuchProcess):  # it ended just now
-            if process.status() != psutil.STATUS_ZOMBIE and "sft.sandbox" in process.cmdline():
-                found.add(process.pid)
+            if "sft.sandbox" in seed.cmdline():
+                family = [seed, *seed.children()]
+                found |= {each.pid for each in family if each.status() != psutil.STATUS_ZOMBIE}
     return found
 
 

@@ -4,7 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
-PRETRAINING_STEPS = 200
+PRETRAINING_STEPS = 450  # after fewer, logits are too small for a few tuned steps to be sure of a token
 CORPUS = [
     "The quick brown fox jumps over the lazy dog. 0123456789",
     "Hello! What is the capital of France? Paris, of course.\n\nThank you.",
