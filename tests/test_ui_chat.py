@@ -11,7 +11,18 @@ from tiny_models import save_tiny_run
 from sft import chat, models
 from sft.errors import RunError, TemplateError, UserError
 from sft.ui import answering, chat_events, keeping, kept, who
-from sft.ui.chat_events import ask_again, choose, make_way, once_turned, replying, retry, send, stopped, turn
+from sft.ui.chat_events import (
+    TURNED,
+    ask_again,
+    make_way,
+    once_turned,
+    replying,
+    retry,
+    send,
+    send_along,
+    stopped,
+    turn,
+)
 from sft.ui.floor import Floor
 from sft.ui.panes import NOTHING, bubbles, models_of, stamps
 from sft.ui.talk import PROMPTED, Pane, Talk, Who, contest_of, empty
@@ -156,7 +167,7 @@ def test_the_oldest_turns_are_dropped_and_it_is_said(tiny_model):
 def test_a_question_without_a_reply_is_not_part_of_the_talk():
     talk = say(empty(Who(run="one")), "Hello?")
     broken = replace(talk, who=Who(run="gone"))
-    steps = send("local", "", "", "new", broken, *GREEDY)
+    steps = send(broken, "local", "", "", "new", *GREEDY)
     first = next(steps)
     assert first[0].questions == ["Hello?"]
     assert first[0].asked == "new"
@@ -185,7 +196,7 @@ def test_an_error_in_the_middle_leaves_the_talk_as_it_was(monkeypatch):
 
 
 def test_stop_says_so_and_gives_back_a_question_without_a_reply():
-    steps = send("local", "", "", "Hello?", empty(Who(run="one")), *GREEDY)
+    steps = send(empty(Who(run="one")), "local", "", "", "Hello?", *GREEDY)
     waiting = next(steps)[0]
     assert stopped(waiting, "")[-1] == "Hello?"
     assert stopped(waiting, "a draft")[-1] == gr.skip()
@@ -202,9 +213,9 @@ def test_retry_asks_the_last_question_as_if_it_had_not_been_answered():
     talk = say(empty(Who(run="one")), "Hello?", "And then?")
     right = talk.panes[1].history
     talk.panes[1].history = [*right[:-1], {"role": "assistant", "content": "something else"}]
-    again = last(retry("local", "", "", talk, *GREEDY))[0]
+    again = last(retry(talk, "local", "", "", *GREEDY))[0]
     assert again.panes[1].history == right
-    assert last(retry("local", "", "", Talk(), *GREEDY)) == (gr.skip(),) * chat_events.SHOWN
+    assert last(retry(Talk(), "local", "", "", *GREEDY)) == (gr.skip(),) * chat_events.SHOWN
 
 
 def test_a_training_on_the_same_machine_is_told(runs, tiny_model):
@@ -221,9 +232,17 @@ def test_a_training_on_the_same_machine_is_told(runs, tiny_model):
 # ---- turning to somebody else ----
 
 
-def turned(talk, drawer, chosen, stage=3, third="", template="right", prompt="", boxes=("", "")):
-    values = turn("local", chosen, stage, third, False, template, None, *boxes, talk, drawer, prompt)
-    return values[0], values[-2]
+def turned(talk, drawer, chosen, stage=3, third="", template="right", boxes=("", "")):
+    """As the page turns: to who is chosen, then to what is set about them. And the question that goes along."""
+    controls, floor = (chosen, stage, third, False, template), Floor()
+    if talk.controls is None or talk.controls[0] != chosen:
+        *_, along, _ = values = turn("local", chosen, 0, "", False, template, *boxes, talk, drawer, floor)
+        talk = values[0]
+        if talk.controls == controls:
+            return talk, along
+    talk, *_, along, at_once = turn("local", *controls, *boxes, talk, drawer, floor)
+    assert at_once == bool(talk.asked)
+    return talk, talk.asked if at_once else along
 
 
 def test_each_choice_keeps_its_own_conversation():
@@ -232,11 +251,10 @@ def test_each_choice_keeps_its_own_conversation():
     first = say(first, "Hello?")
     other, question = turned(first, drawer, "two", stage=1)
     assert (other.questions, question) == ([], "Hello?")
-    assert turned(first, {}, "two", stage=1, prompt="a draft")[1] == gr.skip()
     other = say(other, question)
     back, question = turned(other, drawer, "one")
     assert back.panes == first.panes
-    assert question == gr.skip()
+    assert question == ""
     wrong, question = turned(back, drawer, "one", template="wrong")
     assert (wrong.template, wrong.questions, question) == ("wrong", [], "Hello?")
     assert turned(wrong, drawer, "one", stage=1)[0].who == Who(run="one", step=2)
@@ -246,22 +264,22 @@ def test_each_choice_keeps_its_own_conversation():
 def test_a_question_without_a_reply_goes_along():
     drawer = {}
     one = turned(Talk(), drawer, "one")[0]
-    waiting = next(send("local", "", "", "Hello?", one, *GREEDY))[0]
+    waiting = next(send(one, "local", "", "", "Hello?", *GREEDY))[0]
     assert turned(waiting, drawer, "one")[1] == "Hello?"
-    assert turned(waiting, drawer, "one", prompt="a draft")[1] == gr.skip()
     two, question = turned(waiting, drawer, "one", stage=2)
     assert question == "Hello?"
-    assert turned(two, drawer, "one", stage=1, prompt=question)[1] == "Hello?"  # moved on before it was asked
+    assert turned(two, drawer, "one", stage=1)[1] == "Hello?"  # moved on before it was asked
+    assert turned(waiting, {}, "two", stage=1)[1] == "Hello?"  # it is for the prompt
     assert not drawer
     answered = say(one, "Hello?")
-    waiting = next(send("local", "", "", "And then?", answered, *GREEDY))[0]
+    waiting = next(send(answered, "local", "", "", "And then?", *GREEDY))[0]
     assert turned(waiting, drawer, "one", stage=2)[1] == "And then?"
     assert [talk.asked for talk in drawer.values()] == [""]
-    assert turned(replace(two, asked="Hello?"), drawer, "one")[1] == gr.skip()  # it was answered there
+    assert turned(replace(two, asked="Hello?"), drawer, "one")[1] == ""  # it was answered there
 
 
 def test_a_reply_cut_by_turning_says_that_it_was_stopped():
-    steps = send("local", "", "", "Hello?", empty(Who(run="one")), *GREEDY)
+    steps = send(empty(Who(run="one")), "local", "", "", "Hello?", *GREEDY)
     begun = [next(steps), next(steps)][-1][0]
     next(steps)
     steps.close()
@@ -273,37 +291,84 @@ def test_a_reply_cut_by_turning_says_that_it_was_stopped():
 
 
 def test_what_is_written_during_a_reply_stays():
-    steps = list(send("local", "", "", "Hello?", empty(Who(run="one")), *GREEDY))
+    steps = list(send(empty(Who(run="one")), "local", "", "", "Hello?", *GREEDY))
     assert [values[-1] for values in steps] == ["", *[gr.skip()] * (len(steps) - 1)]
+
+
+def test_a_question_that_goes_along_is_asked_without_the_draft():
+    drawer = {}
+    talk, question = turned(say(turned(Talk(), drawer, "one")[0], "Hello?"), drawer, "one", stage=1)
+    assert question == "Hello?"
+    steps = list(send_along(talk, "local", "", "", "a draft", *GREEDY))
+    assert all(values[-1] == gr.skip() for values in steps)
+    assert steps[-1][0].questions == ["Hello?"]
+    assert steps[-1][0].asked == ""
+    assert list(send_along(steps[-1][0], "local", "", "", "a draft", *GREEDY)) == [(gr.skip(),) * len(steps[0])]
+
+
+@pytest.mark.parametrize(("draft", "back"), [("a draft", gr.skip()), ("", "Hello?")])
+def test_a_question_that_went_along_in_vain_goes_back_to_the_prompt(monkeypatch, draft, back):
+    def nobody(*about):
+        raise UserError("There is nobody.")
+
+    monkeypatch.setattr(chat_events, "answer", nobody)
+    talk = replace(empty(Who(run="one")), asked="Hello?")
+    steps = send_along(talk, "local", "", "", draft, *GREEDY)
+    assert next(steps)[0].asked == ""
+    assert next(steps)[-1] == back
+    with pytest.raises(gr.Error, match="nobody"):
+        next(steps)
 
 
 def test_nobody_is_asked_before_the_page_has_turned_to_whom_the_controls_name():
     """Then the page asks again a moment later, and says so meanwhile."""
     shown = ("rest",) * (chat_events.SHOWN + 1)
-    ask = once_turned(lambda *values: (each for each in [values]), len(shown))
-    controls = ("one", 3, "", False, "right")
-    turned_to = turn("local", *controls, None, "", "", Talk(), {}, "")[-3]
-    assert list(ask(*controls, turned_to, Floor(), *shown)) == [(*shown, False)]
-    for others in (("two", *controls[1:]), ("one", 2, "", False, "right"), ("one", 3, "", False, "none")):
-        ((*values, said, prompt, again),) = ask(*others, turned_to, Floor(), *shown)
+    ask = once_turned(lambda talk, *values: (each for each in [values]), len(shown))
+    controls, floor = ("one", 3, "", False, "right"), Floor()
+    talk = turn("local", *controls, "", "", Talk(), {}, floor)[0]
+    assert talk.controls == controls
+    assert list(ask(*controls, talk, floor, *shown)) == [(*shown, False)]
+
+    def refused(*others):
+        ((*values, said, prompt, again),) = ask(*others, talk, floor, *shown)
         assert values == [gr.skip()] * (chat_events.SHOWN - 1) and prompt == gr.skip()
-        assert again and "still turning" in said
+        return again and "still turning" in said
+
+    for others in (("two", *controls[1:]), ("one", 2, "", False, "right"), ("one", 3, "", False, "none")):
+        assert refused(*others)
+    make_way("two", *controls[1:], talk, floor)
+    assert refused(*controls)  # it is about to turn away
+    turn("local", *controls, "", "", talk, {}, floor)
+    assert list(ask(*controls, talk, floor, *shown)) == [(*shown, False)]
 
 
 def test_who_is_chosen_already_is_not_turned_to_again():
     """A second event of the same choice would break off a reply that was asked for since."""
     controls, floor = ("one", 3, "", False, "right"), Floor()
-    first = turn("local", *controls, None, "", "", Talk(), {}, "")
-    turned_to = first[-3]
-    again = turn("local", *controls, turned_to, "", "", first[0], {}, "Hello?")
-    assert list(again) == [gr.skip()] * (len(first) - 1) + [False]
+    talk = turn("local", *controls, "", "", Talk(), {}, floor)[0]
     speaking = floor.speak(numbers(3))
     next(speaking)
-    make_way(*controls, turned_to, floor)
+    make_way(*controls, talk, floor)
     assert floor.taken
-    make_way("one", 2, *controls[2:], turned_to, floor)
+    again = turn("local", *controls, "", "", talk, {}, floor)
+    assert list(again) == [gr.skip()] * (TURNED - 2) + ["", False]
+    make_way("one", 2, *controls[2:], talk, floor)
     assert not floor.taken
     speaking.close()
+
+
+def test_there_and_back_again_shows_what_was_broken_off_and_asks_what_was_not_answered():
+    controls, floor = ("one", 3, "", False, "right"), Floor()
+    talk = turn("local", *controls, "", "", Talk(), {}, floor)[0]
+    steps = floor.speak(send(talk, "local", "", "", "Hello?", *GREEDY))
+    waiting = next(steps)[0]
+    make_way("one", 3, "", False, "none", waiting, floor)
+    now, *_, along, at_once = turn("local", *controls, "", "", waiting, {}, floor)
+    assert (now.asked, along, at_once) == ("Hello?", "", True)
+    begun = list(zip(range(3), send(talk, "local", "", "", "Hello?", *GREEDY), strict=False))[-1][1][0]
+    now, *_, at_once = turn("local", *controls, "", "", begun, {}, floor)
+    assert "stopped by you" in now.panes[0].note
+    assert not at_once
 
 
 def numbers(count):
@@ -313,44 +378,46 @@ def numbers(count):
 def test_a_page_has_one_reply_at_a_time(monkeypatch):
     told, floor = [], Floor()
     monkeypatch.setattr(gr, "Info", told.append)
-    ask = once_turned(lambda *values: (each for each in [values] * 3), 1)
+    ask = once_turned(lambda talk, *values: (each for each in [values] * 3), 1)
     controls = ("one", 3, "", False, "right")
-    first = ask(*controls, controls, floor, "first")
+    talk = Talk(controls=controls)
+    first = ask(*controls, talk, floor, "first")
     assert next(first) == ("first", False)
-    assert list(ask(*controls, controls, floor, "second")) == [(gr.skip(), False)]
+    assert list(ask(*controls, talk, floor, "second")) == [(gr.skip(), False)]
     assert told == [chat_events.BUSY]
     assert list(first) == [("first", False)] * 2
-    assert list(ask(*controls, controls, floor, "second")) == [("second", False)] * 3
+    assert list(ask(*controls, talk, floor, "second")) == [("second", False)] * 3
 
 
 def test_only_the_same_model_in_another_state_is_asked_at_once():
     talk = say(turned(Talk(), {}, "one")[0], "Hello?")
 
-    def asks(turned_to, chosen, *others):
-        values = turn("local", chosen, *others, turned_to, "", "", talk, {}, "")
-        return values[-2:]
+    def asks(before, *controls):
+        now, *_, along, at_once = turn("local", *controls, "", "", replace(talk, controls=before), {}, Floor())
+        assert (now.asked or along) == "Hello?"
+        return at_once
 
     before = ("one", 3, "", False, "right")
-    assert asks(before, "one", 1, "", False, "right") == ("Hello?", True)
-    assert asks(before, "one", 3, "", False, "none") == ("Hello?", True)
-    assert asks(before, "one", 3, PROMPTED, False, "right") == ("Hello?", False)
-    assert asks(before, "two", 1, "", False, "right") == ("Hello?", False)
-    assert asks(None, "one", 1, "", False, "right") == ("Hello?", False)
+    assert asks(before, "one", 1, "", False, "right")
+    assert asks(before, "one", 3, "", False, "none")
+    assert not asks(before, "one", 3, PROMPTED, False, "right")
+    assert not asks(before, "two", 1, "", False, "right")
 
 
-def boxes_after(talk, drawer, chosen, **about):
-    values = turn("local", chosen, 3, about.get("third", ""), False, "right", None, *about["boxes"], talk, drawer, "")
-    return [box.get("value") for box in values[-6:-4]], values[0]
+def boxes_after(talk, drawer, chosen, boxes, third=""):
+    """What turning writes in the two boxes, None where nothing, and the conversation then."""
+    values = turn("local", chosen, 3, third, False, "right", *boxes, talk, drawer, Floor())
+    return [box.get("value") for box in values[-5:-3]], values[0]
 
 
-def test_a_conversation_comes_back_with_its_own_system_message():
+def test_a_conversation_comes_back_with_its_own_system_message(monkeypatch):
+    monkeypatch.setattr(chat_events, "suggested_system", lambda owner, chosen: f"{chosen}'s.")
     drawer = {}
-    talk = replace(say(empty(Who(run="one")), "Hello?"), system="As asked.")
-    boxes, other = boxes_after(talk, drawer, "two", boxes=("Two's.", "Two's."))
-    assert boxes == [None, None]
-    assert boxes_after(other, drawer, "one", boxes=("One's.", "One's."))[0] == ["As asked.", ""]
-    turned(talk, drawer, "one", stage=1, boxes=("Written since.", ""))
-    assert boxes_after(other, drawer, "one", boxes=("One's.", "One's."))[0][0] == "Written since."
+    talk = say(turned(Talk(), drawer, "one")[0], "Hello?")
+    written, other = boxes_after(talk, drawer, "two", boxes=("As asked.", ""))
+    assert written == ["two's.", "two's."]
+    assert boxes_after(other, drawer, "one", boxes=written)[0] == ["As asked.", ""]
+    assert boxes_after(replace(talk, controls=None), drawer, "one", boxes=("", ""))[0] == [talk.system, ""]
 
 
 def test_a_base_model_told_more_begins_with_what_the_data_set_says(runs, tiny_model):
@@ -389,17 +456,22 @@ def test_a_run_that_cannot_be_read_keeps_no_other_from_being_chosen(runs, tiny_m
 
 
 def test_what_can_be_set_follows_who_was_chosen():
-    slider, third, other_format, _, _ = choose("local", "one", Talk(), None)
-    assert (slider["visible"], slider["maximum"], slider["value"]) == (True, 3, 3)
+    def settings(chosen, talk):
+        stage, third, other_format, system, _ = turn("local", chosen, 0, "", False, "right", "", "", talk, {}, Floor())[
+            -8:-3
+        ]
+        return stage, third, other_format["value"], system["value"]
+
+    stage, third, other_format, _ = settings("one", Talk())
+    assert (stage["visible"], stage["maximum"], stage["value"]) == (True, 3, 3)
     assert [value for _, value in third["choices"]] == ["", PROMPTED, "two"]
     assert other_format is False
-    assert choose("local", "two", Talk(), None)[0]["visible"] is False
+    assert settings("two", Talk())[0]["visible"] is False
     opened = say(empty(Who(run="one", step=2, third="two")), "Hello?")
     opened = replace(opened, system="As then.")
-    slider, third, _, system, _ = choose("local", "one", opened, None)
-    assert (slider["value"], third["value"], system) == (1, "two", "As then.")
-    assert choose("local", "two", opened, ("one",))[1]["value"] == ""
-    assert choose("local", "two", opened, ("two", 3)) == (gr.skip(),) * 5
+    stage, third, _, system = settings("one", opened)
+    assert (stage["value"], third["value"], system) == (1, "two", "As then.")
+    assert settings("two", replace(opened, controls=("one", 1, "two", False, "right")))[1]["value"] == ""
 
 
 # ---- wrong states ----
@@ -417,7 +489,7 @@ def test_every_wrong_state_has_words(runs, tiny_model, tiny_base_model):
     run.append_event("start", step=0, base="of other weights")
     assert "its weights have changed" in who.state("local", Who(run="wrong"))[0]
     run.delete()
-    assert "There is no run" in turn("local", "wrong", 1, "", False, "right", None, "", "", Talk(), {}, "")[-9]
+    assert "There is no run" in turn("local", "wrong", 1, "", False, "right", "", "", Talk(), {}, Floor())[-9]
     other = save_tiny_run(runs, "wrong", tiny_base_model, seed=4)
     html, mendable = who.state("local", Who(run="one", third="wrong"))
     assert "cannot answer beside it" in html
@@ -451,13 +523,13 @@ def test_a_kept_conversation_is_opened_and_asked_again_alike():
     assert [pane.history for pane in opened.panes] == [pane.history for pane in talk.panes]
     assert (opened.who, opened.sampling, opened.template) == (talk.who, talk.sampling, "right")
     assert opened.key == talk.key
-    again = last(ask_again("local", "", "Know all.", opened, *GREEDY))[0]
+    again = last(ask_again(opened, "local", "", "Know all.", *GREEDY))[0]
     assert again.said == "Asked again: all 6 replies are what they were."
     again.panes[0].history[1]["content"] = "something else"
-    changed = last(ask_again("local", "", "Know all.", again, *GREEDY))[0]
+    changed = last(ask_again(again, "local", "", "Know all.", *GREEDY))[0]
     assert changed.said.startswith("Asked again: 1 of 6 replies are others now. Settings")
     again.panes[0].history[1]["content"] = replies(talk.until(1))[0][:3]
-    stopped_before = last(ask_again("local", "", "Know all.", again, *GREEDY))[0]
+    stopped_before = last(ask_again(again, "local", "", "Know all.", *GREEDY))[0]
     assert "1 of 6 replies are others now. They go on where a reply was stopped" in stopped_before.said
 
 
@@ -471,7 +543,7 @@ def test_an_error_while_it_is_asked_again_leaves_it_as_it_was(monkeypatch):
         return stream(contest, prompts, sampling)
 
     monkeypatch.setattr(chat, "stream", breaks)
-    steps, seen = ask_again("local", "", "", talk, *GREEDY), []
+    steps, seen = ask_again(talk, "local", "", "", *GREEDY), []
     with pytest.raises(gr.Error):
         seen.extend(steps)
     assert seen[-1][0] == talk
@@ -550,7 +622,7 @@ def test_a_conversation_that_was_cleared_does_not_come_back():
 def test_a_file_is_opened_in_place_of_what_is_there():
     drawer = {}
     talk = say(empty(Who(run="two")), "Mine.")
-    now, drawer, chosen, template, turned_to, *_ = keeping.open_kept("local", changed_file(), talk, drawer)
-    assert (now.questions, chosen["value"], template, turned_to) == (["a"], "one", "right", None)
+    now, drawer, chosen, template, *_ = keeping.open_kept("local", changed_file(), talk, drawer)
+    assert (now.questions, chosen["value"], template, now.controls) == (["a"], "one", "right", None)
     assert turned(now, drawer, "one")[0].panes == now.panes
     assert turned(now, drawer, "two", stage=1)[0].questions == ["Mine."]

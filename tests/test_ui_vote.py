@@ -17,6 +17,7 @@ from sft.run import Run
 from sft.runs import create_run
 from sft.ui import ballot, vote
 from sft.ui.floor import Floor
+from sft.ui.talk import Talk
 from sft.votes import Tally, Vote
 
 NASTY = '<img src=x onerror="alert(1)">'
@@ -73,7 +74,9 @@ def page(tiny_runs):
         patch.setenv("SFT_RUNS_DIR", str(tiny_runs))
         with gr.Blocks() as demo:
             owner_st, run_dd, system_tb = gr.State("local"), gr.Dropdown(["tiny"], value="tiny"), gr.Textbox()
-            vote.build(owner_st, run_dd, gr.State(("tiny",)), system_tb, [gr.Number(value) for value in GREEDY])
+            vote.build(
+                owner_st, run_dd, gr.State(Talk(controls=("tiny",))), system_tb, [gr.Number(value) for value in GREEDY]
+            )
         _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True, ssr_mode=False)
         yield demo, url
         demo.close()
@@ -142,11 +145,11 @@ def test_nobody_is_asked_while_the_page_turns_or_they_still_answer(tiny_runs, mo
     monkeypatch.setenv("SFT_RUNS_DIR", str(tiny_runs))
     told, floor, about = [], Floor(), ("local", "tiny", "", "Hello?", *GREEDY)
     monkeypatch.setattr(gr, "Info", told.append)
-    ((*_, again),) = asked = list(vote.ask_once(floor, ("another",), *about))
+    ((*_, again),) = asked = list(vote.ask_once(floor, Talk(controls=("another",)), *about))
     assert again and "still turning" in asked[0][1]
-    first = vote.ask_once(floor, ("tiny",), *about)
+    first = vote.ask_once(floor, Talk(controls=("tiny",)), *about)
     next(first)
-    assert list(vote.ask_once(floor, ("tiny",), *about)) == [(*[gr.skip()] * 6, False)]
+    assert list(vote.ask_once(floor, Talk(controls=("tiny",)), *about)) == [(*[gr.skip()] * 6, False)]
     assert "still answering" in told.pop()
     assert list(first)[-1][0].run == "tiny"
 

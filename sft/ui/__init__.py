@@ -5,6 +5,7 @@ about. Locally there is one owner; on a Space each browser keeps an unguessable 
 """
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
@@ -105,9 +106,9 @@ def _wire(demo, tabs, owner_st, browser_bs, banner_html, ready_timer, preview_pa
         # A page that the server has forgotten must not overwrite the token that its browser keeps.
         return {"owner": owner, "run": run or ""} if visitors.known(owner) else gr.skip()
 
-    def to_chat(owner, run):
+    def to_chat(owner, run, talk):
         # To turn to: also where that run is chosen there already, for it may have been resumed.
-        return gr.Tabs(selected="chat"), gr.update(choices=who.choices(owner), value=run), None
+        return gr.Tabs(selected="chat"), gr.update(choices=who.choices(owner), value=run), replace(talk, controls=None)
 
     demo.load(arrive, browser_bs, [owner_st, browser_bs, run_dd], **_QUIET).then(**tune_parts["looking"]).then(
         _refresh_chat, [owner_st, chat_dd], chat_dd, **_QUIET
@@ -122,7 +123,7 @@ def _wire(demo, tabs, owner_st, browser_bs, banner_html, ready_timer, preview_pa
     ).then(**_rows_when_ready(**tune_parts["look"]))  # fmt: skip
     run_dd.change(remember, [owner_st, run_dd], browser_bs, **_QUIET)
     tune_parts["chat_btn"].click(
-        to_chat, [owner_st, run_dd], [tabs, chat_dd, chat_parts["turned_to_st"]], **_QUIET
+        to_chat, [owner_st, run_dd, chat_parts["talk_st"]], [tabs, chat_dd, chat_parts["talk_st"]], **_QUIET
     ).then(**chat_parts["turning"]).then(None, None, None, js="() => focusOnPrompt()", **_QUIET)
 
 

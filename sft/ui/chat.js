@@ -14,12 +14,28 @@ function clickSoon(button, wait = 100) {
   clearTimeout(clicks[button]);
   clicks[button] = setTimeout(() => document.querySelector(button).click(), wait);
 }
-/* Sends what is in the prompt where the page asks for it: it has turned to another model, or has not done so yet. */
-const inVain = {};
-function askWhatIsThere(there, button = "#send") {
-  inVain[button] = there ? (inVain[button] ?? 0) + 1 : 0;
-  if (there && inVain[button] < 200) clickSoon(button, 250);
-  else clearTimeout(clicks[button]);
+/* What was sent before the page had turned to who is chosen is sent again, until it has. Should it never have begun to
+   turn, it is told so once more. */
+const refused = {}; // for each button: when it was refused last, and how often in a row
+let stoppedAt = -Infinity;
+function sendSoon(button = "#send") {
+  const now = performance.now();
+  const inRow = wasRefused(button) ? refused[button].inRow + 1 : 1;
+  refused[button] = { at: now, inRow };
+  if (inRow > 200 || now - stoppedAt < 1000) return;
+  if (inRow % 4 === 0) clickSoon("#turn");
+  clickSoon(button, 250);
+}
+function wasRefused(button = "#send") {
+  return performance.now() - (refused[button]?.at ?? -Infinity) < 2000;
+}
+/* A question that was written since goes first. */
+function sendAlong() {
+  if (!wasRefused()) clickSoon("#ask-along", 50);
+}
+function sendNoMore() {
+  stoppedAt = performance.now();
+  ["#send", "#ask-along"].forEach((button) => clearTimeout(clicks[button]));
 }
 /* To a screen reader all panes have one name. */
 function nameThePanes(tries = 20) {

@@ -8,7 +8,6 @@ from sft.ui.chat_events import (
     SHOWN,
     TEMPLATES,
     ask_again,
-    choose,
     clear,
     held_out_prompt,
     make_way,
@@ -16,6 +15,7 @@ from sft.ui.chat_events import (
     ready,
     retry,
     send,
+    send_along,
     stopped,
     turn,
 )
@@ -39,8 +39,7 @@ def build(owner_st: gr.State, turn_btn: gr.Button) -> dict:
 
     Returns what the page's load and the Tune tab need.
     """
-    states = {"owner": owner_st, "talk": gr.State(Talk()), "kept": gr.State({}), "turned_to": gr.State(None)}
-    states["floor"] = gr.State(Floor())
+    states = {"owner": owner_st, "talk": gr.State(Talk()), "kept": gr.State({}), "floor": gr.State(Floor())}
     in_sight_st = gr.State(False)
     who = _who_answers()
     state_html = gr.HTML(paint.empty(NOBODY), elem_id="chat-state")
@@ -51,7 +50,7 @@ def build(owner_st: gr.State, turn_btn: gr.Button) -> dict:
     judging = verdict.build(owner_st, who["run_dd"])
     looks = [proof.build(owner_st, states["talk"]), shifts.build(owner_st, states["talk"])]
     sampling = _sampling()
-    voting = vote.build(owner_st, who["run_dd"], states["turned_to"], who["system_tb"], sampling)
+    voting = vote.build(owner_st, who["run_dd"], states["talk"], who["system_tb"], sampling)
     keep = keeping.build(owner_st, states["talk"])
     asking["again_btn"] = keep["again_btn"]
 
@@ -68,7 +67,7 @@ def build(owner_st: gr.State, turn_btn: gr.Button) -> dict:
     for following in (*judging, *voting, readying):
         turned.then(**following)
     return {
-        "run_dd": who["run_dd"], "in_sight_st": in_sight_st, "turned_to_st": states["turned_to"], "readying": readying,
+        "run_dd": who["run_dd"], "in_sight_st": in_sight_st, "talk_st": states["talk"], "readying": readying,
         "turning": TURNING,
     }  # fmt: skip
 
@@ -137,11 +136,14 @@ def _asking() -> dict:
             "retry_btn": gr.Button("Retry", size="sm", min_width=55, elem_id="retry"),
             "clear_btn": gr.Button("Clear", size="sm", min_width=55, elem_id="clear"),
         }
-    # Whether the page itself has to send what is in the prompt: it has turned, or it had not when it was asked. Apart,
-    # so that each begins one round of asking.
-    there_cb, again_cb = gr.Checkbox(visible=False), gr.Checkbox(visible=False)
+    # The page sends by itself, too: the question that went along when it turned, and one that was sent before it had.
+    hidden = {
+        "along_btn": gr.Button("Ask along", visible="hidden", elem_id="ask-along"),
+        "along_tb": gr.Textbox(visible=False), "along_cb": gr.Checkbox(visible=False),
+        "again_cb": gr.Checkbox(visible=False),
+    }  # fmt: skip
     return {
-        "prompt_tb": prompt_tb, "send_btn": send_btn, "there_cb": there_cb, "again_cb": again_cb, **buttons,
+        "prompt_tb": prompt_tb, "send_btn": send_btn, **buttons, **hidden,
     }  # fmt: skip
 
 
@@ -175,28 +177,29 @@ def _controls(who: dict, template: dict) -> list:
 def _wire_emptying(looks: list[dict], asking: dict) -> None:
     """Closer looks at the last replies are emptied as new ones are asked for; it is wired first, so it comes first."""
     emptied = [component for look in looks for component in look["clear"]]
-    triggers = [asking[name].click for name in ("send_btn", "retry_btn", "again_btn")] + [asking["prompt_tb"].submit]
+    buttons = [asking[name] for name in ("send_btn", "along_btn", "retry_btn", "again_btn")]
+    triggers = [*(button.click for button in buttons), asking["prompt_tb"].submit]
     gr.on(triggers, None, None, emptied, js=f"() => {[''] * len(emptied)}", **_QUIET)
 
 
 def _wire_asking(states, who, template, asking, sampling, shown) -> list[Dependency]:
     """Everything that lets models answer, and what ends it. Returns the ends of all that."""
-    named = [*_controls(who, template), states["turned_to"], states["floor"]]
-    about = [states["owner"], who["system_tb"], who["third_system_tb"]]
     prompt_tb, talk_st = asking["prompt_tb"], states["talk"]
-    sending = gr.on(
-        [asking["send_btn"].click, prompt_tb.submit], once_turned(send, SHOWN + 1),
-        [*named, *about, prompt_tb, talk_st, *sampling], [*shown, prompt_tb, asking["again_cb"]], **_ANSWERING,
-    )  # fmt: skip
-    sending.then(None, asking["again_cb"], None, js="(again) => askWhatIsThere(again)", **_QUIET)
+    named = [*_controls(who, template), talk_st, states["floor"]]
+    about = [states["owner"], who["system_tb"], who["third_system_tb"]]
+    sent = {"inputs": [*named, *about, prompt_tb, *sampling], "outputs": [*shown, prompt_tb, asking["again_cb"]]}
+    sending = gr.on([asking["send_btn"].click, prompt_tb.submit], once_turned(send, SHOWN + 1), **sent, **_ANSWERING)
+    sending.then(None, asking["again_cb"], None, js="(again) => again && sendSoon()", **_QUIET)
+    along = asking["along_btn"].click(once_turned(send_along, SHOWN + 1), **sent, **_ANSWERING)
     trying = [states["owner"], who["run_dd"], prompt_tb, who["system_tb"]]
     asking["try_btn"].click(held_out_prompt, trying, [prompt_tb, who["system_tb"]], **_QUIET)
-    answered = [sending]
+    answered = [sending, along]
     for button, again in (("retry_btn", retry), ("again_btn", ask_again)):
-        asked = [*named, *about, talk_st, *sampling]
         click = asking[button].click
-        answered.append(click(once_turned(again, SHOWN), asked, [*shown, asking["again_cb"]], **_ANSWERING))
-    gr.on([asking[name].click for name in ("stop_btn", "clear_btn")], None, js="() => askWhatIsThere(false)", **_QUIET)
+        answered.append(
+            click(once_turned(again, SHOWN), [*named, *about, *sampling], [*shown, asking["again_cb"]], **_ANSWERING)
+        )
+    gr.on([asking[name].click for name in ("stop_btn", "clear_btn")], None, js="() => sendNoMore()", **_QUIET)
     stopping = asking["stop_btn"].click(**quiet(states["floor"]))
     clearing = asking["clear_btn"].click(**quiet(states["floor"]))
     stopped_too = stopping.then(stopped, [talk_st, prompt_tb], [*shown, prompt_tb], **_QUIET)
@@ -204,28 +207,22 @@ def _wire_asking(states, who, template, asking, sampling, shown) -> list[Depende
 
 
 def _wire_turning(states, who, template, asking, turn_btn, all_shown) -> Dependency:
-    """Turns to who is chosen now: what still answers is quiet, the controls follow, the panes turn. Returns the end."""
+    """Turns to who is chosen now: what still answers is quiet, then controls and panes turn. Returns the end."""
     controls, boxes = _controls(who, template), [who["system_tb"], who["third_system_tb"]]
     gr.on([controls[0].change, *(control.input for control in controls[1:])], **TURNING)
-    hushed = turn_btn.click(make_way, [*controls, states["turned_to"], states["floor"]], **_LATEST)
-    chosen = hushed.then(
-        choose, [states["owner"], who["run_dd"], states["talk"], states["turned_to"]], [*controls[1:4], *boxes],
-        **_LATEST,
-    )  # fmt: skip
-    turned = chosen.then(
+    hushed = turn_btn.click(make_way, [*controls, states["talk"], states["floor"]], **_LATEST)
+    turned = hushed.then(
         turn,
-        [
-            states["owner"], *controls, states["turned_to"], *boxes, states["talk"], states["kept"],
-            asking["prompt_tb"],
-        ],
-        [
-            *all_shown, who["other_cb"], who["stage_sl"], *boxes, template["template_md"], states["turned_to"],
-            asking["prompt_tb"], asking["there_cb"],
-        ],
+        [states["owner"], *controls, *boxes, states["talk"], states["kept"], states["floor"]],
+        [*all_shown, *controls[1:4], *boxes, template["template_md"], asking["along_tb"], asking["along_cb"]],
         **_LATEST,
     )  # fmt: skip
-    # Where nothing is to be asked, what waits to be sent again goes on waiting.
-    turned.then(None, asking["there_cb"], None, js="(there) => there && askWhatIsThere(true)", **_QUIET)
+    # Only the page knows whether a draft was written meanwhile.
+    turned.then(
+        None, [asking["along_tb"], asking["prompt_tb"]], asking["prompt_tb"],
+        js="(question, draft) => draft?.trim() ? draft : question", **_QUIET,
+    )  # fmt: skip
+    turned.then(None, asking["along_cb"], None, js="(along) => along && sendAlong()", **_QUIET)
     return turned
 
 
@@ -234,7 +231,7 @@ def _wire_opening(states, who, template, asking, open_btn, sampling, shown) -> N
     opened = open_btn.upload(**quiet(states["floor"])).then(
         user_errors(keeping.open_kept),
         [states["owner"], open_btn, states["talk"], states["kept"]],
-        [states["talk"], states["kept"], who["run_dd"], template["template_rd"], states["turned_to"], *sampling],
+        [states["talk"], states["kept"], who["run_dd"], template["template_rd"], *sampling],
         **_QUIET,
     )
     opened.failure(stopped, [states["talk"], asking["prompt_tb"]], [*shown, asking["prompt_tb"]], **_QUIET)

@@ -14,7 +14,7 @@ from sft.best_prompt import LIKE_EXAMPLES
 from sft.errors import UserError
 from sft.ui import paint
 from sft.ui.answering import answer, broken_off, get_ready
-from sft.ui.floor import TURNING, Floor
+from sft.ui.floor import Floor
 from sft.ui.panes import PANES, painted, stamps
 from sft.ui.talk import PROMPTED, Talk, Who, empty
 from sft.ui.verdict_events import provided
@@ -35,6 +35,7 @@ from sft.ui.who import (
 
 SHOWN = 2 + 2 * PANES  # what `paint_talk` gives
 TURNED = SHOWN + 2 * PANES + 10  # what `turn` gives
+TURNING = "One moment: the page is still turning to who you chose."
 BUSY = "A reply is still being written. Wait for its end, or press Stop."
 TEMPLATES = {
     "right": "The chat template that belongs to the model, as in training: in it a tuned model learned to answer, and "
@@ -60,22 +61,22 @@ def once_turned(asking: Callable, skipped: int) -> Callable:
     ends in whether to ask again a moment later; `skipped` is how many values go before that.
     """
 
-    def ask(chosen, stage, third, other_format, template, turned_to, floor: Floor, *values) -> Iterator[tuple]:
+    def ask(chosen, stage, third, other_format, template, talk: Talk, floor: Floor, *values) -> Iterator[tuple]:
         untouched = (gr.skip(),) * skipped
-        if (chosen, stage, third, other_format, template) != turned_to:
+        if floor.turning or (chosen, stage, third, other_format, template) != talk.controls:
             waiting = (*untouched[: SHOWN - 1], f'<p class="talk-said" role="status">{TURNING}</p>')
             yield *waiting, *untouched[SHOWN:], True
-        elif floor.taken:
+        elif (steps := floor.speak(asking(talk, *values))) is None:
             gr.Info(BUSY)
             yield *untouched, False
         else:
-            yield from ((*shown, False) for shown in floor.speak(asking(*values)))
+            yield from ((*shown, False) for shown in steps)
 
     ask.__name__ = asking.__name__
     return ask
 
 
-def send(owner, system, third_system, prompt, talk: Talk, *sampling) -> Iterator[tuple]:
+def send(talk: Talk, owner, system, third_system, prompt, *sampling) -> Iterator[tuple]:
     """The replies to what was written; what a person wrote goes back to the prompt where none came."""
     if not (prompt or "").strip():
         yield (gr.skip(),) * (SHOWN + 1)
@@ -89,7 +90,20 @@ def send(owner, system, third_system, prompt, talk: Talk, *sampling) -> Iterator
         raise
 
 
-def retry(owner, system, third_system, talk: Talk, *sampling) -> Iterator[tuple]:
+def send_along(talk: Talk, owner, system, third_system, prompt, *sampling) -> Iterator[tuple]:
+    """The replies to the question that went along when the page turned. What is in the prompt is a draft, and stays."""
+    if not talk.asked:
+        yield (gr.skip(),) * (SHOWN + 1)
+        return
+    try:
+        for values in replying(owner, told(talk, system, third_system), talk.asked, sampling, kept=talk):
+            yield *values, gr.skip()
+    except gr.Error:
+        yield *(gr.skip() for _ in range(SHOWN)), gr.skip() if (prompt or "").strip() else talk.asked
+        raise
+
+
+def retry(talk: Talk, owner, system, third_system, *sampling) -> Iterator[tuple]:
     """The last question once more, as if it had not been answered."""
     if not talk.questions:
         yield (gr.skip(),) * SHOWN
@@ -98,7 +112,7 @@ def retry(owner, system, third_system, talk: Talk, *sampling) -> Iterator[tuple]
     yield from replying(owner, earlier, talk.questions[-1], sampling, kept=talk)
 
 
-def ask_again(owner, system, third_system, talk: Talk, *sampling) -> Iterator[tuple]:
+def ask_again(talk: Talk, owner, system, third_system, *sampling) -> Iterator[tuple]:
     """All questions from the first on, and at the end whether the replies are the same."""
     if not talk.questions:
         yield (gr.skip(),) * SHOWN
@@ -161,7 +175,7 @@ def ready(in_sight: bool, owner, system, talk: Talk) -> None:
 
 
 def clear(talk: Talk) -> tuple:
-    return paint_talk(empty(talk.who, talk.template))
+    return paint_talk(replace(empty(talk.who, talk.template), controls=talk.controls))
 
 
 def held_out_prompt(owner: str, chosen: str | None, draft: str | None, system: str | None) -> tuple:
@@ -191,81 +205,94 @@ def leave(talk: Talk, kept: dict) -> None:
         kept[talk.key] = broken_off(talk)
 
 
-def make_way(chosen, stage, third, other_format, template, turned_to, floor: Floor) -> None:
+def make_way(chosen, stage, third, other_format, template, talk: Talk, floor: Floor) -> None:
     """Before the page turns: whoever still answers is quiet, unless the page has turned to whom the controls name."""
-    if (chosen, stage, third, other_format, template) != turned_to:
-        floor.quiet()
-
-
-def choose(owner, chosen, talk: Talk, turned_to) -> tuple:
-    """What can be set about who was chosen: stage, third, other format, and the system messages to begin with.
-
-    Those of the conversation, where it is with them already: one that was opened from a file. All stay as they are
-    where the page has turned to who was chosen before.
-    """
-    if turned_to and turned_to[0] == chosen:
-        return (gr.skip(),) * 5
-    try:
-        who = who_of(owner, chosen, -1, "", False)
-        steps = stages(run_of(owner, who.run)) if who.run else [0]
-        beside = thirds(owner, who)
-    except UserError:  # `turn` tells it
-        return (gr.skip(),) * 5
-    system = suggested_system(owner, chosen)
-    told_third = system
-    if same_model(talk.who, who):
-        who = talk.who
-        if talk.questions:
-            system, told_third = talk.system, talk.who.third_system
-    last = len(steps) - 1
-    slider = gr.update(visible=last > 1, maximum=max(last, 1), value=stage_of(who, steps))
-    return slider, gr.update(choices=beside, value=who.third), who.other_format, system, told_third
+    if (chosen, stage, third, other_format, template) != talk.controls:
+        floor.begin_turning()
 
 
 def turn(
-    owner, chosen, stage, third, other_format, template, turned_to, system, third_system, talk: Talk, kept: dict, prompt
+    owner, chosen, stage, third, other_format, template, system, third_system, talk: Talk, kept: dict, floor: Floor
 ) -> tuple:
     """The conversation with who is chosen now, in the template that is chosen now.
 
-    The same model in another state is asked the last question at once. Where the page has turned there before, all
-    stays as it is.
+    A last question that has no reply there goes along: the same model in another state is asked it at once, anybody
+    else finds it in the prompt. Where the page has turned there before, all stays as it is, but what was still to be
+    answered is asked again.
     """
-    if (chosen, stage, third, other_format, template) == turned_to:
-        return *(gr.skip() for _ in range(TURNED - 1)), False
     try:
-        who = who_of(owner, chosen, stage, third, other_format)
+        controls = chosen, stage, third, other_format, template
+        if controls != talk.controls:
+            return _turned(owner, controls, (system, third_system), talk, kept)
+        if floor.taken:
+            return *(gr.skip() for _ in range(TURNED - 2)), "", False
+        as_it_is = replace(broken_off(talk), asked=talk.asked)
+        return *paint_talk(as_it_is), *(gr.skip() for _ in range(TURNED - SHOWN - 2)), "", bool(talk.asked)
+    finally:
+        floor.end_turning()
+
+
+def _turned(owner, controls: tuple, boxes: tuple, talk: Talk, kept: dict) -> tuple:
+    chosen, *_, template = controls
+    about, written = ({}, {}, {}), (None, None)
+    try:
+        if talk.controls is None or talk.controls[0] != chosen:
+            controls, about, written = _begun(owner, chosen, template, talk)
+        who = who_of(owner, *controls[:4])
         heads, (html, mendable) = stamps(owner, who), state(owner, who)
-        label = stage_label(stages(run_of(owner, who.run)), stage) if who.run else ""
+        label = stage_label(stages(run_of(owner, who.run)), controls[1]) if who.run else ""
     except UserError as error:
         who, heads, mendable, label = Who(), [""] * PANES, False, ""
         html = paint.problem("This run cannot be used", error.message, error.hint)
-    now, boxes = empty(who, template), (None, None)
+    now = empty(who, template)
     if now.key == talk.key:
         now = broken_off(talk)
     else:
-        # With another run, its suggestion is in the boxes by now.
-        leave(told(talk, system, third_system) if same_model(talk.who, who) else talk, kept)
+        leave(told(talk, *boxes), kept)
         if now.key in kept:
             now = kept[now.key]
-            boxes = now.system, now.who.third_system
-        elif who.third == PROMPTED != talk.who.third and third_system == system:
-            boxes = None, instruction(owner, who)
-    question = goes_along(talk, now, prompt)
+            written = now.system, now.who.third_system
+        elif who.third == PROMPTED != talk.who.third and boxes[0] == boxes[1]:
+            written = None, instruction(owner, who)
+    question = goes_along(talk, now)
+    at_once = bool(question) and _only_state_differs(talk.controls, controls)
+    who = replace(who, third_system=now.who.third_system)
+    stage, third, other_format = about
     return (
-        *paint_talk(replace(now, who=replace(who, third_system=now.who.third_system), asked=question)),
+        *paint_talk(replace(now, who=who, asked=question if at_once else "", controls=controls)),
         kept,
         *(gr.update(visible=at == 0 or at < len(now.panes)) for at in range(PANES)),
         *heads,
         html,
-        gr.update(visible=mendable),
-        gr.update(label=label) if label else gr.skip(),
-        _box(boxes[0]),
-        _box(boxes[1], visible=who.third == PROMPTED),
+        gr.update(**stage, **({"label": label} if label else {})),
+        gr.update(**third),
+        gr.update(**other_format, visible=mendable),
+        gr.update(**_value(written[0])),
+        gr.update(**_value(written[1]), visible=who.third == PROMPTED),
         TEMPLATES[template],
-        (chosen, stage, third, other_format, template),
-        question or gr.skip(),
-        bool(question) and _only_state_differs(turned_to, (chosen, stage, third, other_format, template)),
+        "" if at_once else question,
+        at_once,
     )
+
+
+def _begun(owner, chosen, template, talk: Talk) -> tuple[tuple, tuple, tuple]:
+    """With a run or model that was just chosen: what the controls say then, what changes of three of them (stage,
+    third, other format), and the system messages.
+
+    All that as in the conversation, where it is with them already: one that was opened from a file.
+    """
+    who = who_of(owner, chosen, -1, "", False)
+    steps = stages(run_of(owner, who.run)) if who.run else [0]
+    beside, system = thirds(owner, who), suggested_system(owner, chosen)
+    written = system, system
+    if same_model(talk.who, who):
+        who = talk.who
+        if talk.questions:
+            written = talk.system, who.third_system
+    last, at = len(steps) - 1, stage_of(who, steps)
+    stage = {"visible": last > 1, "maximum": max(last, 1), "value": at}
+    about = stage, {"choices": beside, "value": who.third}, {"value": who.other_format}
+    return (chosen, at, who.third, who.other_format, template), about, written
 
 
 def _only_state_differs(before: tuple | None, now: tuple) -> bool:
@@ -273,14 +300,18 @@ def _only_state_differs(before: tuple | None, now: tuple) -> bool:
     return before is not None and (before[0], *before[2:4]) == (now[0], *now[2:4]) and before != now
 
 
-def goes_along(talk: Talk, now: Talk, draft) -> str:
+def goes_along(talk: Talk, now: Talk) -> str:
     """The question of `talk` to be put to `now`: one that waits for its reply, or the last one where `now` has none.
 
-    Not where it has been answered there, and not in place of a draft.
+    Not where it has been answered there.
     """
     question = talk.asked or "".join([] if now.questions else talk.questions[-1:])
-    answered = now.questions[-1:] == [question]
-    return "" if answered or (draft or "").strip() not in ("", question.strip()) else question
+    return "" if now.questions[-1:] == [question] else question
+
+
+def _value(written: str | None) -> dict:
+    """What changes where something is written in a box."""
+    return {} if written is None else {"value": written}
 
 
 def instruction(owner, who: Who) -> str | None:
@@ -290,8 +321,3 @@ def instruction(owner, who: Who) -> str | None:
     except UserError:
         return None  # the data may have gone since; a suggestion is all that is lost
     return told_more if told_more not in ("", LIKE_EXAMPLES) else None  # here there are no examples
-
-
-def _box(text: str | None, visible: bool = True):
-    """What is written in a box, or that it stays."""
-    return gr.update(visible=visible) if text is None else gr.update(visible=visible, value=text)

@@ -1,13 +1,14 @@
 """Whose turn it is to speak on a page: one reply at a time, until it ends or is told to be quiet."""
 
+import time
 from collections.abc import Generator, Iterator
 from contextlib import closing
 from threading import Event, Lock
 
 import gradio as gr
 
-TURNING = "One moment: the page is still turning to who you chose. If this stays, reload the page."
 PATIENCE = 2.0  # seconds for what is being shown to reach the page; a page that is gone never takes it
+TURNS = 10.0  # seconds that turning to somebody else takes at most; after that it has failed
 
 
 class Floor:
@@ -15,16 +16,38 @@ class Floor:
 
     def __init__(self):
         self._speaker: _Speaker | None = None
+        self._lock = Lock()
+        self._turning_since = -TURNS
+
+    def __deepcopy__(self, memo) -> "Floor":
+        """Gradio copies a state's first value for each page."""
+        return Floor()
 
     @property
     def taken(self) -> bool:
         return self._speaker is not None
 
-    def speak(self, steps: Generator) -> Iterator:
-        """The steps of a reply, tuples, as long as it has the floor. It takes it from nobody."""
-        if self.taken:
-            return
-        self._speaker = mine = _Speaker()
+    @property
+    def turning(self) -> bool:
+        """Whether the page is about to turn to somebody else: nobody is asked until it has."""
+        return time.monotonic() - self._turning_since < TURNS
+
+    def begin_turning(self) -> None:
+        self._turning_since = time.monotonic()
+        self.quiet()
+
+    def end_turning(self) -> None:
+        self._turning_since = -TURNS
+
+    def speak(self, steps: Generator) -> Iterator | None:
+        """The steps of a reply, tuples, as long as it has the floor. None where another one has it."""
+        with self._lock:
+            if self.taken:
+                return None
+            self._speaker = _Speaker()
+            return self._steps(self._speaker, steps)
+
+    def _steps(self, mine: "_Speaker", steps: Generator) -> Iterator:
         try:
             with closing(steps):
                 for step in steps:
@@ -35,12 +58,14 @@ class Floor:
                     mine.has_shown.set()  # the page asks for the next step when it has this one
         finally:
             mine.has_shown.set()
-            if self._speaker is mine:
-                self._speaker = None
+            with self._lock:
+                if self._speaker is mine:
+                    self._speaker = None
 
     def quiet(self) -> None:
         """Takes the floor from the reply that has it. Whatever it shows is shown when this returns."""
-        speaker, self._speaker = self._speaker, None
+        with self._lock:
+            speaker, self._speaker = self._speaker, None
         if speaker:
             speaker.hush()
 

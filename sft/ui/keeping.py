@@ -62,11 +62,11 @@ def _models(owner, who: Who) -> list[str]:
 def open_kept(owner, file: bytes, talk: Talk, kept: dict) -> tuple:
     """Leaves the conversation for one from a file.
 
-    Returns that, all that are kept, who answers in it, its template, that the page has turned to nobody yet, and its
-    four settings of sampling.
+    Returns that, all that are kept, who answers in it, its template, and its four settings of sampling.
     """
     now = opened(owner, file)
     leave(talk, kept)
+    kept[now.key] = now  # found again, should the page be turning just now
     drawn = now.sampling
     settings = (drawn.temperature, drawn.top_p, drawn.max_new_tokens, drawn.seed) if drawn else (gr.skip(),) * 4
-    return now, kept, gr.update(choices=choices(owner), value=value_of(now.who)), now.template, None, *settings
+    return now, kept, gr.update(choices=choices(owner), value=value_of(now.who)), now.template, *settings

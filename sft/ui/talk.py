@@ -55,6 +55,7 @@ class Talk:
 
     `template` is one of prompts.TEMPLATES. `sampling` and `format_hash` are those of the last replies. `asked` is a
     question whose reply has not begun; it joins the histories together with its reply. `said` is a word on the whole.
+    `controls` is what the page's controls say when it has turned to this conversation, None before that.
     """
 
     who: Who = field(default_factory=Who)
@@ -65,6 +66,7 @@ class Talk:
     format_hash: str = ""
     asked: str = ""
     said: str = ""
+    controls: tuple | None = None
 
     @property
     def key(self) -> tuple[Who, str]:

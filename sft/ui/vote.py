@@ -20,9 +20,10 @@ from sft.errors import RunError, UserError
 from sft.run import Run
 from sft.runs import runs_dir, training_in
 from sft.ui import ballot, paint
-from sft.ui.floor import TURNING, Floor, quiet
+from sft.ui.chat_events import TURNING
+from sft.ui.floor import Floor, quiet
 from sft.ui.inputs import user_errors
-from sft.ui.talk import Who, contest_of
+from sft.ui.talk import Talk, Who, contest_of
 from sft.ui.visitors import run_of
 from sft.ui.who import BASE_ALONE, held_out_questions, stages, told_with
 
@@ -46,7 +47,7 @@ class Ballot(NamedTuple):
 
 
 def build(
-    owner_st: gr.State, run_dd: gr.Dropdown, turned_to_st: gr.State, system_tb: gr.Textbox, sampling: list
+    owner_st: gr.State, run_dd: gr.Dropdown, talk_st: gr.State, system_tb: gr.Textbox, sampling: list
 ) -> list[dict]:
     """Builds and wires the panel. `run_dd` says who answers; system message and sampling are those of the tab.
 
@@ -65,21 +66,21 @@ def build(
         with gr.Row():
             row_btn = gr.Button("Ask a held-out row", size="sm", min_width=150, elem_id="vote-row")
             stop_btn = gr.Button("Stop", visible=False, size="sm", min_width=80, elem_id="vote-stop")
-        there_cb = gr.Checkbox(visible=False)  # whether to ask again a moment later
+        again_cb = gr.Checkbox(visible=False)  # whether to ask again a moment later
         replies_html = gr.HTML(paint.empty(ASK), elem_id="vote-replies")
         with gr.Row(visible=False, elem_id="vote-buttons") as buttons_row:
             buttons = [gr.Button(name, min_width=110, elem_id=f"vote-{side.lower()}") for side, name in BUTTONS.items()]
     shown = [ballot_st, replies_html, stop_btn, buttons_row, *buttons[:2]]
 
-    about = [floor_st, turned_to_st, owner_st, run_dd]
-    asking = {"fn": ask_once, "inputs": [*about, system_tb, question_tb, *sampling], "outputs": [*shown, there_cb]}
+    about = [floor_st, talk_st, owner_st, run_dd]
+    asking = {"fn": ask_once, "inputs": [*about, system_tb, question_tb, *sampling], "outputs": [*shown, again_cb]}
     asking |= {"concurrency_limit": 32, "trigger_mode": "multiple", **_QUIET}
     row = row_btn.click(
         user_errors(next_question), [owner_st, run_dd, system_tb], [question_tb, system_tb], trigger_mode="once",
         **_QUIET,
     )  # fmt: skip
     for asked in (gr.on([ask_btn.click, question_tb.submit], **asking), row.success(**asking)):
-        asked.then(None, there_cb, None, js="(there) => askWhatIsThere(there, '#vote-ask')", **_QUIET)
+        asked.then(None, again_cb, None, js="(again) => again && sendSoon('#vote-ask')", **_QUIET)
     silence, none = quiet(floor_st), {"fn": none_asked, "inputs": None, "outputs": shown, **_QUIET}
     stop_btn.click(**silence).then(**none)
     for side, button in zip(BUTTONS, buttons, strict=True):
@@ -93,18 +94,18 @@ def build(
     return [{**counting, "trigger_mode": "always_last", "concurrency_limit": 8}]
 
 
-def ask_once(floor: Floor, turned_to, owner, name, *values) -> Iterator[tuple]:
+def ask_once(floor: Floor, talk: Talk, owner, name, *values) -> Iterator[tuple]:
     """`ask`, where the page has turned to that run, so that its system message is in the box, and nobody answers.
 
     Ends in whether to ask again a moment later.
     """
-    if not turned_to or turned_to[0] != name:
+    if not talk.controls or talk.controls[0] != name:
         yield *_open(None, paint.loading(TURNING)), True
-    elif floor.taken:
+    elif (steps := floor.speak(ask(owner, name, *values))) is None:
         gr.Info("They are still answering. Wait for their replies, or press Stop.")
         yield *[gr.skip()] * 6, False
     else:
-        yield from ((*shown, False) for shown in floor.speak(ask(owner, name, *values)))
+        yield from ((*shown, False) for shown in steps)
 
 
 def ask(owner, name, system, question, *sampling) -> Iterator[tuple]:

@@ -177,6 +177,61 @@ def test_a_question_that_is_sent_while_the_page_turns_waits_for_that(visit, spac
     assert said(page, "tuned-pane") == words(expected(Run(root / "annika-first"), "Are you there?")[1])
 
 
+def template(page, choice):
+    page.locator("#template-switch").get_by_label(choice).check()
+
+
+def test_changing_ones_mind_loses_no_question_and_asks_none_twice(visit, monkeypatch):
+    page, before, read = visit(ANN), who.state, Reader.read
+    monkeypatch.setattr(chat_events, "state", lambda *about: time.sleep(0.5) or before(*about))  # turning takes longer
+    page.get_by_text("Template matters").click()
+    bubbles = page.locator("#tuned-pane .user")
+    ask(page, "Hello?")
+    answered(page)
+    page.locator("#prompt textarea").fill("a draft")
+    template(page, "None")
+    page.wait_for_timeout(300)  # it is turning by now
+    template(page, "The model's own")
+    page.wait_for_timeout(2000)
+    expect(bubbles).to_have_count(1)
+    expect(page.locator("#prompt textarea")).to_have_value("a draft")
+    expect(page.locator(".pane-note").nth(1)).not_to_contain_text("without any template")
+    answered(page)
+    page.locator("#clear").click()
+
+    monkeypatch.setattr(Reader, "read", lambda *about: time.sleep(0.4) or read(*about))
+    ask(page, "Are you there?")  # there and back again before a reply has begun
+    template(page, "None")
+    page.wait_for_timeout(300)
+    template(page, "The model's own")
+    answered(page)
+    expect(bubbles).to_have_count(1)
+    expect(bubbles).to_have_text("Are you there?")
+
+    ask(page, "And now?")
+    expect(page.locator(".pane-note").nth(1)).to_contain_text(re.compile(r"\d tokens? …"))
+    template(page, "None")  # and a question right after that, while the other one is being answered
+    page.locator("#prompt textarea").fill("Another one?")
+    page.locator("#prompt textarea").press("Enter")
+    expect(page.locator(".pane-note").nth(1)).to_contain_text("asked without any template")
+    answered(page)
+    expect(bubbles).to_have_text("Another one?")
+    monkeypatch.setattr(Reader, "read", read)
+
+    template(page, "The model's own")
+    expect(bubbles.first).to_have_text("Are you there?")
+    page.get_by_label("Who answers").click()
+    page.get_by_role("option", name="base alone").first.click()
+    page.locator("#prompt textarea").fill("written while it turned")
+    expect(page.locator(".stamp")).to_have_count(1)
+    page.wait_for_timeout(500)
+    expect(page.locator("#prompt textarea")).to_have_value("written while it turned")
+    page.get_by_label("Who answers").click()
+    page.get_by_role("option", name="annika-first").click()
+    expect(bubbles.first).to_have_text("Are you there?")
+    page.get_by_text("Template matters").click()
+
+
 def test_one_reply_at_a_time_and_stop_says_so(visit, monkeypatch):
     page, read = visit(ANN), Reader.read
     monkeypatch.setattr(Reader, "read", lambda *about: time.sleep(1) or read(*about))
@@ -311,10 +366,10 @@ def test_many_clients_at_once_each_hear_their_own_adapter(space, tiny_model):
         client.call("arrive", [{"owner": owners[name], "run": ""}])
         client.call("_refresh_chat", [None, None])
         controls = [name, 1, "", False, "right"]
-        client.call("turn", [None, *controls, None, "", "", None, None, ""])
+        client.call("turn", [None, *controls, "", "", None, None, None])
         with suppress(threading.BrokenBarrierError):
             together.wait(30)
-        return client.call("send", [*controls, None, None, None, "", "", f"I am {name}.", None, 0, 1, TOKENS, 0])
+        return client.call("send", [*controls, None, None, None, "", "", f"I am {name}.", 0, 1, TOKENS, 0])
 
     with ThreadPoolExecutor(CLIENTS) as pool:
         heard = dict(zip(owners, pool.map(chat_as, owners), strict=True))

@@ -75,6 +75,7 @@ def test_columns_that_nobody_can_guess_are_asked_for_and_started_with(tune, writ
     expect(tune.locator(".summary")).to_contain_text("12 kept whole")
     expect(form).to_be_hidden()
     tune.get_by_text("Advanced: names as in TRL and PEFT").click()
+    tune.wait_for_timeout(1000)  # a field that is filled before it is quite there falls back to its first value
     columns = tune.locator("#setting-columns textarea, #setting-columns input").first
     expect(columns).to_have_value("user=Frage, assistant=Antwort")
     columns.fill("user=Fragen, assistant=Antwort")
