@@ -9,33 +9,35 @@ function saveAs(name, text) {
 }
 /* Clicks a moment later, and once, however often it is told so meanwhile: Gradio begins two events that come within some
    milliseconds side by side, whatever their trigger mode says, and the older may end last. */
-const clicks = {};
+const clicks = {}; // those to come
 function clickSoon(button, wait = 100) {
+  neverMind(button);
+  clicks[button] = setTimeout(() => {
+    delete clicks[button];
+    document.querySelector(button).click();
+  }, wait);
+}
+function neverMind(button) {
   clearTimeout(clicks[button]);
-  clicks[button] = setTimeout(() => document.querySelector(button).click(), wait);
+  delete clicks[button];
 }
 /* What was sent before the page had turned to who is chosen is sent again, until it has. Should it never have begun to
    turn, it is told so once more. */
 const refused = {}; // for each button: when it was refused last, and how often in a row
-let stoppedAt = -Infinity;
 function sendSoon(button = "#send") {
-  const now = performance.now();
-  const inRow = wasRefused(button) ? refused[button].inRow + 1 : 1;
+  const [now, before] = [performance.now(), refused[button]];
+  const inRow = before && now - before.at < 2000 ? before.inRow + 1 : 1;
   refused[button] = { at: now, inRow };
-  if (inRow > 200 || now - stoppedAt < 1000) return;
+  if (inRow > 200) return;
   if (inRow % 4 === 0) clickSoon("#turn");
   clickSoon(button, 250);
 }
-function wasRefused(button = "#send") {
-  return performance.now() - (refused[button]?.at ?? -Infinity) < 2000;
-}
 /* A question that was written since goes first. */
 function sendAlong() {
-  if (!wasRefused()) clickSoon("#ask-along", 50);
+  if (!("#send" in clicks)) clickSoon("#ask-along", 50);
 }
 function sendNoMore() {
-  stoppedAt = performance.now();
-  ["#send", "#ask-along"].forEach((button) => clearTimeout(clicks[button]));
+  ["#send", "#ask-along"].forEach(neverMind);
 }
 /* To a screen reader all panes have one name. */
 function nameThePanes(tries = 20) {
