@@ -306,6 +306,27 @@ def test_a_question_that_goes_along_is_asked_without_the_draft():
     assert list(send_along(steps[-1][0], "local", "", "", "a draft", *GREEDY)) == [(gr.skip(),) * len(steps[0])]
 
 
+def test_a_question_that_went_along_is_asked_before_one_that_is_sent():
+    talk = replace(empty(Who(run="one")), asked="Hello?")
+    steps = list(send(talk, "local", "", "", "And then?", *GREEDY))
+    assert steps[-1][0].questions == ["Hello?", "And then?"]
+    (cleared,) = (at for at, values in enumerate(steps) if values[-1] == "")
+    assert steps[cleared][0].questions == ["Hello?"]  # until then the second one stands in the prompt
+    assert last(send(talk, "local", "", "", " Hello?", *GREEDY))[0].questions == [" Hello?"]
+    assert list(send(talk, "local", "", "", " ", *GREEDY)) == [(gr.skip(),) * (chat_events.SHOWN + 1)]
+
+
+def test_after_stop_a_page_that_turns_asks_nothing_by_itself():
+    floor, controls = Floor(), ("one", 3, "", False, "none")
+    talk = say(turned(Talk(), {}, "one")[0], "Hello?")
+    for stops, asks in ((False, True), (True, False)):
+        make_way(*controls, talk, floor)
+        if stops:
+            floor.stop()
+        now, *_, along, at_once = turn("local", *controls, "", "", talk, {}, floor)
+        assert (at_once, now.asked, along) == (asks, "Hello?" * asks, "Hello?" * stops)
+
+
 @pytest.mark.parametrize(("draft", "back"), [("a draft", gr.skip()), ("", "Hello?")])
 def test_a_question_that_went_along_in_vain_goes_back_to_the_prompt(monkeypatch, draft, back):
     def nobody(*about):

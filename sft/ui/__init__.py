@@ -15,6 +15,7 @@ import gradio as gr
 from sft import launch
 from sft.runs import list_runs, runs_dir
 from sft.ui import chat, preview, run_view, tune, visitors, who
+from sft.ui.floor import quiet
 from sft.ui.readiness import READINESS
 
 _HERE = Path(__file__).parent
@@ -122,7 +123,7 @@ def _wire(demo, tabs, owner_st, browser_bs, banner_html, ready_timer, preview_pa
         preview_parts["template_outputs"], **_QUIET,
     ).then(**_rows_when_ready(**tune_parts["look"]))  # fmt: skip
     run_dd.change(remember, [owner_st, run_dd], browser_bs, **_QUIET)
-    tune_parts["chat_btn"].click(
+    tune_parts["chat_btn"].click(**quiet(chat_parts["floor_st"])).then(
         to_chat, [owner_st, run_dd, chat_parts["talk_st"]], [tabs, chat_dd, chat_parts["talk_st"]], **_QUIET
     ).then(**chat_parts["turning"]).then(None, None, None, js="() => focusOnPrompt()", **_QUIET)
 

@@ -29,10 +29,11 @@ function sendSoon(button = "#send") {
   const inRow = before && now - before.at < 2000 ? before.inRow + 1 : 1;
   refused[button] = { at: now, inRow };
   if (inRow > 200) return;
+  if (button === "#send") neverMind("#ask-along");
   if (inRow % 4 === 0) clickSoon("#turn");
   clickSoon(button, 250);
 }
-/* A question that was written since goes first. */
+/* Where something is sent anyway, what goes along is asked before it. */
 function sendAlong() {
   if (!("#send" in clicks)) clickSoon("#ask-along", 50);
 }

@@ -30,6 +30,7 @@ _ANSWERING = {"concurrency_limit": 32, "trigger_mode": "multiple", **_QUIET}
 _LATEST = {"concurrency_limit": 8, "trigger_mode": "always_last", **_QUIET}
 # All that changes who answers goes one way, so that one turning at a time is under way, and the last has the last word.
 TURNING = {"fn": None, "js": "() => clickSoon('#turn')", **_QUIET}
+_SEND_AGAIN = "(again, draft) => again && draft?.trim() && sendSoon()"
 PANE_IDS = ("base-pane", "tuned-pane", "third-pane")
 
 
@@ -67,8 +68,8 @@ def build(owner_st: gr.State, turn_btn: gr.Button) -> dict:
     for following in (*judging, *voting, readying):
         turned.then(**following)
     return {
-        "run_dd": who["run_dd"], "in_sight_st": in_sight_st, "talk_st": states["talk"], "readying": readying,
-        "turning": TURNING,
+        "run_dd": who["run_dd"], "in_sight_st": in_sight_st, "talk_st": states["talk"], "floor_st": states["floor"],
+        "readying": readying, "turning": TURNING,
     }  # fmt: skip
 
 
@@ -189,16 +190,18 @@ def _wire_asking(states, who, template, asking, sampling, shown) -> list[Depende
     about = [states["owner"], who["system_tb"], who["third_system_tb"]]
     sent = {"inputs": [*named, *about, prompt_tb, *sampling], "outputs": [*shown, prompt_tb, asking["again_cb"]]}
     sending = gr.on([asking["send_btn"].click, prompt_tb.submit], once_turned(send, SHOWN + 1), **sent, **_ANSWERING)
-    sending.then(None, asking["again_cb"], None, js="(again) => again && sendSoon()", **_QUIET)
-    along = asking["along_btn"].click(once_turned(send_along, SHOWN + 1), **sent, **_ANSWERING)
+    # Also where a control says what is no longer possible, because the page has just turned.
+    again = {"fn": None, "inputs": [asking["again_cb"], prompt_tb], "js": _SEND_AGAIN, **_QUIET}
+    sending.then(**again)
+    sending.failure(**again)
+    along = asking["along_btn"].click(once_turned(send_along, SHOWN + 1, busy=""), **sent, **_ANSWERING)
     trying = [states["owner"], who["run_dd"], prompt_tb, who["system_tb"]]
     asking["try_btn"].click(held_out_prompt, trying, [prompt_tb, who["system_tb"]], **_QUIET)
     answered = [sending, along]
-    for button, again in (("retry_btn", retry), ("again_btn", ask_again)):
-        click = asking[button].click
-        answered.append(
-            click(once_turned(again, SHOWN), [*named, *about, *sampling], [*shown, asking["again_cb"]], **_ANSWERING)
-        )
+    for button, once_more in (("retry_btn", retry), ("again_btn", ask_again)):
+        click, outputs = asking[button].click, [*shown, asking["again_cb"]]
+        answered.append(click(once_turned(once_more, SHOWN), [*named, *about, *sampling], outputs, **_ANSWERING))
+        answered[-1].then(None, asking["again_cb"], None, js="(again) => again && clickSoon('#turn')", **_QUIET)
     gr.on([asking[name].click for name in ("stop_btn", "clear_btn")], None, js="() => sendNoMore()", **_QUIET)
     stopping = asking["stop_btn"].click(**quiet(states["floor"]))
     clearing = asking["clear_btn"].click(**quiet(states["floor"]))

@@ -54,11 +54,12 @@ def paint_talk(talk: Talk) -> tuple:
 # ---- asking ----
 
 
-def once_turned(asking: Callable, skipped: int) -> Callable:
+def once_turned(asking: Callable, skipped: int, busy: str = BUSY) -> Callable:
     """`asking`, where the page has turned to whom the controls name, and no reply has the floor.
 
     Turning takes a second; until then `talk` is still with those before, and a question would go to them. Its answer
-    ends in whether to ask again a moment later; `skipped` is how many values go before that.
+    ends in whether to ask again a moment later; `skipped` is how many values go before that. `busy` is said where
+    another reply has the floor.
     """
 
     def ask(chosen, stage, third, other_format, template, talk: Talk, floor: Floor, *values) -> Iterator[tuple]:
@@ -67,7 +68,8 @@ def once_turned(asking: Callable, skipped: int) -> Callable:
             waiting = (*untouched[: SHOWN - 1], f'<p class="talk-said" role="status">{TURNING}</p>')
             yield *waiting, *untouched[SHOWN:], True
         elif (steps := floor.speak(asking(talk, *values))) is None:
-            gr.Info(BUSY)
+            if busy:
+                gr.Info(busy)
             yield *untouched, False
         else:
             yield from ((*shown, False) for shown in steps)
@@ -77,14 +79,22 @@ def once_turned(asking: Callable, skipped: int) -> Callable:
 
 
 def send(talk: Talk, owner, system, third_system, prompt, *sampling) -> Iterator[tuple]:
-    """The replies to what was written; what a person wrote goes back to the prompt where none came."""
+    """The replies to what was written; what a person wrote goes back to the prompt where none came.
+
+    A question that went along when the page turned, and was not asked yet, comes first.
+    """
     if not (prompt or "").strip():
         yield (gr.skip(),) * (SHOWN + 1)
         return
-    talk = told(talk, system, third_system)
+    waiting = [talk.asked] if talk.asked.strip() not in ("", prompt.strip()) else []
+    now = told(talk, system, third_system)
     try:
-        for at, values in enumerate(replying(owner, talk, prompt, sampling, kept=replace(talk, asked=prompt))):
-            yield *values, gr.skip() if at else ""  # once: the next question may be written meanwhile
+        for question in [*waiting, prompt]:
+            left = question is prompt  # once: the next question may be written meanwhile
+            for values in replying(owner, now, question, sampling, kept=replace(now, asked=question)):
+                yield *values, "" if left else gr.skip()
+                left = False
+            now = values[0]
     except gr.Error:
         yield *(gr.skip() for _ in range(SHOWN)), prompt
         raise
@@ -223,16 +233,17 @@ def turn(
     try:
         controls = chosen, stage, third, other_format, template
         if controls != talk.controls:
-            return _turned(owner, controls, (system, third_system), talk, kept)
+            return _turned(owner, controls, (system, third_system), talk, kept, floor)
         if floor.taken:
             return *(gr.skip() for _ in range(TURNED - 2)), "", False
-        as_it_is = replace(broken_off(talk), asked=talk.asked)
-        return *paint_talk(as_it_is), *(gr.skip() for _ in range(TURNED - SHOWN - 2)), "", bool(talk.asked)
+        as_it_is = replace(broken_off(talk), asked=talk.asked, said=talk.said)
+        at_once = bool(talk.asked) and not floor.stopped
+        return *paint_talk(as_it_is), *(gr.skip() for _ in range(TURNED - SHOWN - 2)), "", at_once
     finally:
         floor.end_turning()
 
 
-def _turned(owner, controls: tuple, boxes: tuple, talk: Talk, kept: dict) -> tuple:
+def _turned(owner, controls: tuple, boxes: tuple, talk: Talk, kept: dict, floor: Floor) -> tuple:
     chosen, *_, template = controls
     about, written = ({}, {}, {}), (None, None)
     try:
@@ -255,7 +266,7 @@ def _turned(owner, controls: tuple, boxes: tuple, talk: Talk, kept: dict) -> tup
         elif who.third == PROMPTED != talk.who.third and boxes[0] == boxes[1]:
             written = None, instruction(owner, who)
     question = goes_along(talk, now)
-    at_once = bool(question) and _only_state_differs(talk.controls, controls)
+    at_once = bool(question) and _only_state_differs(talk.controls, controls) and not floor.stopped
     who = replace(who, third_system=now.who.third_system)
     stage, third, other_format = about
     return (

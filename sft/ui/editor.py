@@ -62,7 +62,7 @@ def _move(index: int, by: int) -> Callable:
 
 def _remove(index: int) -> Callable:
     def removed(conversation) -> int:
-        del conversation["messages"][index]
+        del conversation["messages"][index : index + 1]  # none, where it was pressed twice
         return time.time_ns()
 
     return removed

@@ -8,7 +8,7 @@ from threading import Event, Lock
 import gradio as gr
 
 PATIENCE = 2.0  # seconds for what is being shown to reach the page; a page that is gone never takes it
-TURNS = 10.0  # seconds that turning to somebody else takes at most; after that it has failed
+TURNS = 10.0  # seconds in which a page has turned, or never will; only data sets that are slow to read take longer
 
 
 class Floor:
@@ -18,6 +18,7 @@ class Floor:
         self._speaker: _Speaker | None = None
         self._lock = Lock()
         self._turning_since = -TURNS
+        self.stopped = False  # by hand, since the page began to turn
 
     def __deepcopy__(self, memo) -> "Floor":
         """Gradio copies a state's first value for each page."""
@@ -33,7 +34,7 @@ class Floor:
         return time.monotonic() - self._turning_since < TURNS
 
     def begin_turning(self) -> None:
-        self._turning_since = time.monotonic()
+        self._turning_since, self.stopped = time.monotonic(), False
         self.quiet()
 
     def end_turning(self) -> None:
@@ -61,6 +62,11 @@ class Floor:
             with self._lock:
                 if self._speaker is mine:
                     self._speaker = None
+
+    def stop(self) -> None:
+        """Somebody wants silence: nor is a question asked by itself when the page has turned."""
+        self.stopped = True
+        self.quiet()
 
     def quiet(self) -> None:
         """Takes the floor from the reply that has it. Whatever it shows is shown when this returns."""
@@ -91,6 +97,6 @@ class _Speaker:
 def quiet(floor_st: gr.State) -> dict:
     """The event that lets nobody speak on the page, for whatever comes next."""
     return {
-        "fn": Floor.quiet, "inputs": floor_st, "concurrency_limit": None, "trigger_mode": "always_last",
+        "fn": Floor.stop, "inputs": floor_st, "concurrency_limit": None, "trigger_mode": "always_last",
         "show_progress": "hidden", "api_visibility": "private",
     }  # fmt: skip

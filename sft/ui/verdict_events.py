@@ -48,8 +48,8 @@ def look(owner, name, said: str = "") -> tuple:
     run = _measurable(owner, name)
     if run is None:
         return *_panel(paint.empty(NO_RUN), None), None
-    progress = read_progress(run)
-    return *_of_run(run, progress, said), _written(run) if _works(progress) else None
+    progress, written = read_progress(run), _written(run)
+    return *_of_run(run, progress, said), written if _works(progress) else None
 
 
 def _works(progress: dict | None) -> bool:

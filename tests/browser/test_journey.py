@@ -67,8 +67,9 @@ def test_a_run_outlives_the_app_and_a_crash_is_told_within_five_seconds(page, ap
     run = next(run for run in list_runs(app.runs) if run.status().max_steps == 50_000)
     app.kill()
     step = run.status().step
+    page.goto("about:blank")  # else the page reloads itself once the app is back, and a second time at once fails
     app.start()
-    page.reload()
+    page.goto(app.url)
     page.locator(".banner.ready").wait_for(timeout=60_000)
     open_tab(page, "Tune")
     expect(page.locator(".run-head")).to_contain_text("of 50,000")
