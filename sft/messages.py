@@ -62,7 +62,7 @@ def _message_problems(message, index: int) -> list[str]:
         given = f"unknown role {role!r}" if "role" in message else "has no role"
         found.append(f"{given}; a role is one of {', '.join(ROLES)}")
     if role == "system" and index > 0:
-        found.append("a system message must be the first")
+        found.append("a system message must be the first; move it to the top")
     found += [f"{key!r} {problem}" for key, value in message.items() for problem in _unicode_problems([key, value])]
     calls = message.get("tool_calls")
     if calls is not None and not (isinstance(calls, list) and all(isinstance(call, dict) for call in calls)):
@@ -133,7 +133,7 @@ def parse_conversation(value, for_training: bool = False) -> Conversation:
     if found:
         raise MessagesError(
             f"The conversation breaks {'a rule' if len(found) == 1 else f'{len(found)} rules'}:\n{listed(found)}",
-            'Each message looks like {"role": "user", "content": "Hello"}.',
+            'Mend that; each message looks like {"role": "user", "content": "Hello"}.',
         )
     return Conversation(messages, tools or None)
 

@@ -316,6 +316,19 @@ def test_a_question_that_went_along_is_asked_before_one_that_is_sent():
     assert list(send(talk, "local", "", "", " ", *GREEDY)) == [(gr.skip(),) * (chat_events.SHOWN + 1)]
 
 
+def test_in_another_template_the_last_question_is_asked_again_where_it_was_not():
+    drawer = {}
+    right = say(turned(Talk(), drawer, "one")[0], "First?")
+    wrong = say(*turned(right, drawer, "one", template="wrong"))
+    right, question = turned(wrong, drawer, "one")
+    assert question == ""
+    right = say(right, "Second?")
+    wrong, question = turned(right, drawer, "one", template="wrong")
+    assert (wrong.questions, question) == (["First?"], "Second?")
+    other = say(turned(right, drawer, "two", stage=1)[0], "Mine.")
+    assert turned(other, drawer, "one")[1] == ""  # another run has its own conversation
+
+
 def test_after_stop_a_page_that_turns_asks_nothing_by_itself():
     floor, controls = Floor(), ("one", 3, "", False, "none")
     talk = say(turned(Talk(), {}, "one")[0], "Hello?")

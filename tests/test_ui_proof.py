@@ -74,6 +74,8 @@ def test_prompts_are_the_same_or_marked_where_they_part(chatml):
 
 def test_a_change_is_told_in_numbers_and_none_with_its_causes():
     html = proof_view.measured("Tuned model", FAR, [])
+    assert "the base pane has read its own" not in html
+    assert "the base pane has read its own" in proof_view.measured("Tuned model", FAR, [], parted=True)
     for seen in (
         "On here, off in the base pane",
         "73,130 times",

@@ -265,8 +265,9 @@ def _turned(owner, controls: tuple, boxes: tuple, talk: Talk, kept: dict, floor:
             written = now.system, now.who.third_system
         elif who.third == PROMPTED != talk.who.third and boxes[0] == boxes[1]:
             written = None, instruction(owner, who)
-    question = goes_along(talk, now)
-    at_once = bool(question) and _only_state_differs(talk.controls, controls) and not floor.stopped
+    again = _only_state_differs(talk.controls, controls)
+    question = goes_along(talk, now, again)
+    at_once = bool(question) and again and not floor.stopped
     who = replace(who, third_system=now.who.third_system)
     stage, third, other_format = about
     return (
@@ -311,13 +312,13 @@ def _only_state_differs(before: tuple | None, now: tuple) -> bool:
     return before is not None and (before[0], *before[2:4]) == (now[0], *now[2:4]) and before != now
 
 
-def goes_along(talk: Talk, now: Talk) -> str:
-    """The question of `talk` to be put to `now`: one that waits for its reply, or the last one where `now` has none.
-
-    Not where it has been answered there.
-    """
-    question = talk.asked or "".join([] if now.questions else talk.questions[-1:])
-    return "" if now.questions[-1:] == [question] else question
+def goes_along(talk: Talk, now: Talk, again: bool) -> str:
+    """The question of `talk` to be put to `now`: one that waits for its reply, or the last one. Not where it has been
+    answered there, nor, unless it is to be asked again, where something else has."""
+    if talk.asked:
+        return "" if now.questions[-1:] == [talk.asked] else talk.asked
+    last = "".join(talk.questions[-1:])
+    return "" if last in now.questions or (now.questions and not again) else last
 
 
 def _value(written: str | None) -> dict:

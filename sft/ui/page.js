@@ -38,6 +38,13 @@
     }
     pressed = null;
   };
+  // A click on a message's buttons draws all anew. Until then a second one would be of a row that the server knows no more.
+  const redraw = (event) => {
+    if (!event.target.closest?.(".turn button")) return;
+    document.body.classList.add("redrawing");
+    setTimeout(() => document.body.classList.remove("redrawing"), 1000);
+  };
+  document.addEventListener("click", redraw);
   document.addEventListener("keypress", (event) => (pressed = event.isTrusted ? event.target : null), true);
   document.addEventListener("keyup", () => (pressed = null), true);
   document.addEventListener("input", edited);

@@ -56,4 +56,4 @@ def _measured(contest: Contest, talk: Talk, at: int) -> str:
     prompt, two = talk.panes[at].prompt, pair(contest, at)
     shown = proof(two, prompt)
     causes = [] if shown.measurable else likely_causes(two, prompt, shown)
-    return proof_view.measured(proof_view.names(talk.who)[at], shown, causes)
+    return proof_view.measured(proof_view.names(talk.who)[at], shown, causes, prompt != talk.panes[0].prompt)

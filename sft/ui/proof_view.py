@@ -159,10 +159,12 @@ def _box(name: str, what: str) -> str:
 # ---- how far apart ----
 
 
-def measured(name: str, proof: "Proof", causes: list[str]) -> str:
-    """The verdict on one pane beside the base model, its numbers, and the likeliest next tokens of both."""
+def measured(name: str, proof: "Proof", causes: list[str], parted: bool = False) -> str:
+    """The verdict on one pane beside the base model, its numbers, and the likeliest next tokens of both. `parted` says
+    that the base pane has read something else."""
+    hint = '<p class="hint">Both are measured on what this pane read; the base pane has read its own replies.</p>'
     return (
-        f'<section class="measured"><h4>{escape(name)} against base model</h4>'
+        f'<section class="measured"><h4>{escape(name)} against base model</h4>{hint if parted else ""}'
         f"{_verdict(proof, causes)}{_numbers(proof)}{_candidates(proof)}</section>"
     )
 

@@ -88,6 +88,21 @@ def test_messages_that_are_added_while_words_are_on_their_way_stay(page):
     expect(view.locator("[data-m='6']").first).to_contain_text("The last one.")
 
 
+def test_a_message_that_is_removed_with_two_quick_clicks_is_one_message(page):
+    expect(page.locator(".text-view").first).to_contain_text("sky")
+    for _ in range(2):  # the second time the rows have been drawn anew
+        page.get_by_role("button", name="Add a message").click()
+    expect(page.locator("#content-4 textarea")).to_be_visible()
+    place = page.locator("#remove-2").bounding_box()
+    for left in (3, 2):
+        for wait in (100, 300, 1000):
+            page.mouse.click(place["x"] + 5, place["y"] + 5)
+            page.wait_for_timeout(wait)
+        expect(page.locator(f"#content-{left + 1} textarea")).to_have_count(0)
+        expect(page.locator(f"#content-{left} textarea")).to_be_visible()
+    expect(page.locator(".toast-body")).to_have_count(0)
+
+
 def test_every_finding_that_has_a_place_leads_there_with_keys(page):
     for example in ("A forged turn", "Whitespace and digits", "Thinking before answering"):
         before = page.locator(".text-view").first.inner_text()
