@@ -29,7 +29,7 @@ _ANSWERING = {"concurrency_limit": 32, "trigger_mode": "multiple", **_QUIET}
 # Who is chosen meanwhile is turned to afterwards, however many steps of a slider that were.
 _LATEST = {"concurrency_limit": 8, "trigger_mode": "always_last", **_QUIET}
 # All that changes who answers goes one way, so that one turning at a time is under way, and the last has the last word.
-TURNING = {"fn": None, "js": "() => clickSoon('#turn')", **_QUIET}
+_TURN_SOON = {"fn": None, "js": "() => clickSoon('#turn')", **_QUIET}
 _SEND_AGAIN = "(again, draft) => again && draft?.trim() && sendSoon()"
 PANE_IDS = ("base-pane", "tuned-pane", "third-pane")
 
@@ -69,7 +69,7 @@ def build(owner_st: gr.State, turn_btn: gr.Button) -> dict:
         turned.then(**following)
     return {
         "run_dd": who["run_dd"], "in_sight_st": in_sight_st, "talk_st": states["talk"], "floor_st": states["floor"],
-        "readying": readying, "turning": TURNING,
+        "readying": readying, "turning": _TURN_SOON,
     }  # fmt: skip
 
 
@@ -212,7 +212,7 @@ def _wire_asking(states, who, template, asking, sampling, shown) -> list[Depende
 def _wire_turning(states, who, template, asking, turn_btn, all_shown) -> Dependency:
     """Turns to who is chosen now: what still answers is quiet, then controls and panes turn. Returns the end."""
     controls, boxes = _controls(who, template), [who["system_tb"], who["third_system_tb"]]
-    gr.on([controls[0].change, *(control.input for control in controls[1:])], **TURNING)
+    gr.on([controls[0].change, *(control.input for control in controls[1:])], **_TURN_SOON)
     hushed = turn_btn.click(make_way, [*controls, states["talk"], states["floor"]], **_LATEST)
     turned = hushed.then(
         turn,
@@ -238,4 +238,4 @@ def _wire_opening(states, who, template, asking, open_btn, sampling, shown) -> N
         **_QUIET,
     )
     opened.failure(stopped, [states["talk"], asking["prompt_tb"]], [*shown, asking["prompt_tb"]], **_QUIET)
-    opened.success(**TURNING)
+    opened.success(**_TURN_SOON)
