@@ -181,7 +181,8 @@ def build(demo: gr.Blocks) -> dict:
     row_nb.change(user_errors(choose_row), [example_dd, row_nb], chosen, **_LIVE).then(**see)
     json_tb.input(from_json, json_tb, [conversation_st, shape_st, json_html], **_LIVE).then(**see)
     json_tab.select(_dump, conversation_st, json_tb, **_QUIET)
-    add_btn.click(editor.add_message, conversation_st, shape_st, **_QUIET)
+    # each of two quick clicks adds one: the conversation is changed in place, so none undoes another
+    add_btn.click(editor.add_message, conversation_st, shape_st, trigger_mode="multiple", **_QUIET)
     shape_st.change(**see)
     for trigger in (prompt_cb.change, kwargs_tb.change, date_tb.change, versus_dd.input):
         trigger(**see)
