@@ -124,7 +124,7 @@ def _one_past(query, keys, values, scale) -> torch.Tensor:
     total = keys.shape[1]
     if count == 1:  # the heads that share keys are like tokens that see all of them: nothing is repeated, no mask
         alike = query.reshape(1, len(keys), -1, d).contiguous()  # else a slower kernel takes it
-        return F.scaled_dot_product_attention(alike, keys[None], values[None], scale=scale).view(1, heads, d)
+        return F.scaled_dot_product_attention(alike, keys[None], values[None], scale=scale).reshape(1, heads, d)
     mask = None
     if total > count:
         mask = torch.ones(count, total, dtype=torch.bool, device=query.device).tril(total - count)
