@@ -1,9 +1,11 @@
-"""A decoder layer with LoRA, forward and backward by hand, for CPUs.
+"""A decoder layer with LoRA, forward and backward by hand.
 
 Autograd keeps every intermediate of a layer and makes a pass over memory for each small operation. Here a layer keeps
 seven tensors and makes the others again when the gradient needs them, which costs no matrix multiplication but LoRA's
 smallest. The mathematics is that of Llama, Qwen 2 and Qwen 3 with PEFT's LoRA on frozen weights; layers that hold
 anything else (dropout, DoRA, trained base weights) stay as they are.
+
+All is computed in the type of the frozen weights, norms in float32, as the plain layers do under autocast.
 
 Shapes: T tokens, H hidden size; weights [out, in], A [r, in], B [out, r].
 """
@@ -46,15 +48,19 @@ def _linear_backward(dy, x, lora: Lora, a, b, wanted: bool = True):
 
 
 def _norm(h, weight, eps):
-    """RMSNorm, and what it multiplied each token by."""
-    rate = torch.rsqrt(h.pow(2).mean(-1, keepdim=True) + eps)
-    return (h * rate).mul_(weight), rate
+    """RMSNorm, and what it multiplied each token by, in float32."""
+    rate = torch.rsqrt(h.float().pow(2).mean(-1, keepdim=True) + eps)
+    return _normed(h, weight, rate), rate
+
+
+def _normed(h, weight, rate):
+    return (h * rate).to(h.dtype).mul_(weight)
 
 
 def _norm_backward(dy, h, weight, rate):
-    dy = dy * weight
+    dy = (dy * weight).float()
     along = (dy * h).mean(-1, keepdim=True).mul_(rate.pow(3))
-    return dy.mul_(rate).addcmul_(h, along, value=-1)
+    return dy.mul_(rate).addcmul_(h, along, value=-1).to(h.dtype)
 
 
 class _Projections(torch.autograd.Function):
@@ -70,7 +76,7 @@ class _Projections(torch.autograd.Function):
     @staticmethod
     def backward(ctx, *gradients):
         h, norm, rate, *matrices = ctx.saved_tensors
-        x = (h * rate).mul_(norm)
+        x = _normed(h, norm, rate)
         total, trained = None, []
         for at, (lora, dy) in enumerate(zip(ctx.loras, gradients, strict=True)):
             dx, *pair = _linear_backward(dy, x, lora, *matrices[2 * at : 2 * at + 2], ctx.needs_input_grad[0])
@@ -102,7 +108,7 @@ class _AfterAttention(torch.autograd.Function):
         dp, *down_pair = _linear_backward(dy, silu * u, down, *pairs[3])
         dg = torch.addcmul(share, silu, 1 - share).mul_(u).mul_(dp)
         du = dp.mul_(silu)
-        x = (middle * rate).mul_(norm)
+        x = _normed(middle, norm, rate)
         dx, *gate_pair = _linear_backward(dg, x, gate, *pairs[1])
         more, *up_pair = _linear_backward(du, x, up, *pairs[2])
         dh = _norm_backward(dx.add_(more), middle, norm, rate).add_(dy)
@@ -123,7 +129,11 @@ class FastLayer:
     def __call__(self, hidden_states, position_embeddings=None, rows=None, back=None, **kwargs):
         if rows is None:
             return self.plain(hidden_states, position_embeddings=position_embeddings, **kwargs)
-        layer, attention, h = self.layer, self.layer.self_attn, hidden_states[0]
+        with torch.autocast(hidden_states.device.type, enabled=False):  # each type is chosen here
+            return self._flat(hidden_states[0], position_embeddings, rows, back)[None]
+
+    def _flat(self, h, position_embeddings, rows, back):
+        layer, attention = self.layer, self.layer.self_attn
         before, after = layer.input_layernorm, layer.post_attention_layernorm
         states = _Projections.apply(h, before.weight, before.variance_epsilon, self.loras[0], *_matrices(self.into))
         query, key, value = (state.view(len(h), -1, attention.head_dim) for state in states)
@@ -134,7 +144,7 @@ class FastLayer:
         found = EachRow.apply(query[0], key[0], value[0], rows, back, attention.scaling).reshape(len(h), -1)
         return _AfterAttention.apply(
             h, found, after.weight, after.variance_epsilon, self.loras[1], *_matrices(self.after)
-        )[None]
+        )
 
 
 def _lora(linear: nn.Module) -> Lora:
@@ -146,9 +156,9 @@ def _lora(linear: nn.Module) -> Lora:
 def _matrices(linears: list[nn.Module]):
     for linear in linears:
         if isinstance(linear, LoraLinear):
-            name = linear.active_adapters[0]
-            yield linear.lora_A[name].weight
-            yield linear.lora_B[name].weight
+            name, dtype = linear.active_adapters[0], linear.base_layer.weight.dtype
+            yield linear.lora_A[name].weight.to(dtype)
+            yield linear.lora_B[name].weight.to(dtype)
         else:
             yield from (None, None)
 
@@ -158,8 +168,6 @@ def speed_up(model: nn.Module) -> int:
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     config = base.config
     if config.model_type not in LAYERS or config.hidden_act != "silu" or config.attention_dropout:
-        return 0
-    if base.device.type != "cpu":
         return 0
     fast = [layer for layer in base.get_decoder().layers if _is_plain(layer)]
     for layer in fast:

@@ -1,6 +1,7 @@
 """What a GPU does otherwise: bfloat16 and its own attention kernels. Skipped on machines without one."""
 
 import random
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -15,6 +16,8 @@ from trl import SFTConfig, SFTTrainer
 from sft.attention import EACH_ROW, each_row
 from sft.batches import FlatCollator
 from sft.chat_format import IGNORED
+from sft.layers import FastLayer
+from sft.lora import load_adapter
 from sft.passes import Reader, Row
 from sft.trainer import Trainer, collator_for, device_arguments, token_losses
 
@@ -105,6 +108,8 @@ def trained(trainer_class, tmp_path):
     )  # fmt: skip
     assert trainer.args.bf16 and trainer.args.device.type == "cuda"
     trainer.train()
+    if trainer_class is Trainer:
+        assert isinstance(trainer.model.get_base_model().model.layers[0].forward, FastLayer)
     return [log["loss"] for log in trainer.state.log_history if "loss" in log]
 
 
@@ -114,14 +119,21 @@ def test_a_training_in_bfloat16_has_the_losses_of_trls_own(tmp_path):
     assert ours == pytest.approx(theirs, abs=0.02)
 
 
-def test_rows_that_are_read_together_have_the_logits_of_each_alone():
-    model = AutoModelForCausalLM.from_config(small(torch.float32).config, dtype=torch.float32).to("cuda").eval()
-    reader = Reader(model)
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-4), (torch.bfloat16, 0.1)])
+def test_rows_that_are_read_together_have_the_logits_that_peft_gives_each(tmp_path, dtype, tolerance):
+    tuned = small(dtype).eval()
+    tuned.save_pretrained(tmp_path)
+    plain = small(dtype).unload().eval()
+    reader = Reader(plain)
     assert reader.together
-    first, then = [[5, 6, 7, 8], [9, 10]], [[11], [12, 13]]
-    rows = [Row(), Row()]
+    first, then = [[5, 6, 7, 8], [5, 6, 7, 8], [9, 10]], [[11], [11], [12, 13]]
+    adapter = load_adapter(tmp_path, plain)
+    rows = [Row(), Row(adapter), Row(adapter)]
     reader.read(rows, first)
     found = reader.read(rows, then)
-    for ids, more, logits in zip(first, then, found, strict=True):
-        alone = reader.read([Row()], [ids + more])[0]
-        assert torch.allclose(logits, alone, atol=1e-4)
+    with torch.no_grad():
+        for ids, more, logits, row in zip(first, then, found, rows, strict=True):
+            with nullcontext() if row.adapter else tuned.disable_adapter():
+                alone = tuned(input_ids=torch.tensor([ids + more], device="cuda")).logits[0, -1]
+            assert torch.allclose(logits[0], alone, atol=tolerance)
+    assert not torch.allclose(found[0], found[1], atol=tolerance)

@@ -99,6 +99,29 @@ def test_fast_layers_give_the_gradients_of_plain_ones(kind, targets, prefix):
     assert len(wanted) == 2 * 2 * (7 if targets == "all-linear" else 2)
 
 
+def test_in_bfloat16_fast_layers_are_as_close_to_the_truth_as_plain_ones():
+    """The truth: the same weights in float64. Plain layers compute under autocast, as they do on a GPU."""
+    rows = random_rows(random.Random(2), 12, 6)
+    model = with_lora(small("qwen2").bfloat16())
+    exact = with_lora(small("qwen2"))
+    exact.load_state_dict(model.state_dict())
+    batch = collator_for(model, rows)(rows)
+    collator_for(exact, rows)
+    wanted = gradients(exact, losses_of(exact, batch))
+
+    def errors():
+        with torch.autocast("cpu", torch.bfloat16):
+            found = gradients(model, losses_of(model, batch))
+        assert found.keys() == wanted.keys()
+        return torch.tensor([(found[name] - wanted[name]).norm() / wanted[name].norm() for name in wanted])
+
+    plain = errors()
+    assert speed_up(model) == 2
+    fast = errors()
+    assert plain.mean() > 1e-3  # bfloat16 it is
+    assert fast.mean() < 1.1 * plain.mean() and fast.max() < 1.5 * plain.max()
+
+
 def test_a_sped_up_model_generates_as_before():
     model = with_lora(small("llama")).eval()
     prompt = torch.tensor([[5, 6, 7, 8]])
