@@ -41,19 +41,35 @@ def each_row(
     """query [heads, L, d], key and value [key heads, L, d] → [L, heads, d]."""
     count, longest = rows.shape
 
-    def spread(states):
-        return states.index_select(1, rows.flatten()).view(-1, count, longest, states.shape[-1]).transpose(0, 1)
-
     found = F.scaled_dot_product_attention(
-        spread(query),
-        spread(key),
-        spread(value),
+        _Spread.apply(query, rows),
+        _Spread.apply(key, rows),
+        _Spread.apply(value, rows),
         dropout_p=dropout,
         is_causal=True,
         scale=scale,
         enable_gqa=len(query) != len(key),
     )
     return found.transpose(1, 2).reshape(count * longest, len(query), -1).index_select(0, back)
+
+
+class _Spread(torch.autograd.Function):
+    """[heads, L, d] → [rows, heads, longest, d]. What many rows share gets the sum of their gradients, which is made in
+    float32: in bfloat16 each addition would round."""
+
+    @staticmethod
+    def forward(ctx, states, rows):
+        ctx.save_for_backward(rows)
+        ctx.length = states.shape[1]
+        return states.index_select(1, rows.flatten()).view(len(states), *rows.shape, -1).transpose(0, 1)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (rows,) = ctx.saved_tensors
+        spread = gradient.transpose(0, 1).flatten(1, 2)
+        wide = torch.promote_types(gradient.dtype, torch.float32)
+        total = spread.new_zeros(len(spread), ctx.length, spread.shape[-1], dtype=wide)
+        return total.index_add_(1, rows.flatten(), spread.to(wide)).to(gradient.dtype), None
 
 
 class EachRow(torch.autograd.Function):

@@ -59,7 +59,7 @@ def estimate(config: TrainConfig, folder: Path, tokens: int) -> int:
     stored = 2 if torch.cuda.is_available() and not full else 4
     kept = sum(shape[0] for shape in linear.values())  # what each linear layer gives, for each token
     # Trained weights keep a layer from going the short way of layers.py, which keeps about a third.
-    activations = 4 * tokens * kept * (3 if full or config.lora_dropout else 1)
+    activations = stored * tokens * kept * (3 if full or config.lora_dropout else 1)
     logits = 4 * about.get("vocab_size", 0) * (3 * tokens if full else min(2 * tokens, 256))
     adapter = 0 if full else 4 * trained
     return int(LIBRARIES + stored * total + adapter + (GRADIENT + ADAM) * trained + activations + logits)

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -296,6 +296,16 @@ def context_length(folder: Path) -> int | None:
     about = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     told = [part[name] for part in (about, about.get("text_config") or {}) for name in _LENGTHS if part.get(name)]
     return told[0] if told else None
+
+
+def check_tokens(model, token_ids: Iterable[int]) -> None:
+    """Raises ModelError where `model` has no row for one of the tokens. A GPU would end the process instead."""
+    known, largest = model.get_input_embeddings().weight.shape[0], max(token_ids)
+    if largest >= known:
+        raise ModelError(
+            f"The model knows {known:,} tokens, and its tokenizer gave number {largest:,}: they do not belong together.",
+            "Take the tokenizer that came with the model, or a chat template without the tokens that were added to it.",
+        )
 
 
 def check_adapter(folder: Path) -> None:

@@ -17,6 +17,7 @@ from sft.attention import EACH_ROW, EXACT, Past, sees_whole_rows
 from sft.errors import ModelError
 from sft.failures import no_memory
 from sft.lora import Adapter, adapt
+from sft.models import check_tokens
 
 FEW = 8  # tokens
 
@@ -56,10 +57,11 @@ class Reader:
         """Reads `new` token ids, one list a row, and gives for each row the logits [last, vocabulary] of the tokens
         after the last so many of them (one, where `last` is not given). A pass that raises leaves rows that are read
         together as they were. Raises ValueError for a row that reads fewer tokens than are looked after, or none, and
-        ModelError where the memory is too small."""
+        ModelError for a token that the model does not know, and where the memory is too small."""
         last = last or [1] * len(rows)
         if any(count > len(ids) or not ids for ids, count in zip(new, last, strict=True)):
             raise ValueError("every row reads a token at least, and as many as are looked after")
+        check_tokens(self.model, chain(*new))
         try:
             if self.together:
                 with _one_thread(self.model.device, sum(map(len, new))):

@@ -5,6 +5,7 @@ to the run folder by `Recorder`; only the main process writes.
 """
 
 import sys
+from itertools import chain
 from pathlib import Path
 
 from peft.utils.error import NoMatchingPeftModuleError
@@ -130,7 +131,8 @@ def build_trainer(config: TrainConfig, model, chat_format: ChatFormat, prepared:
 
     `staging` is the folder in its run's that takes what the trainer writes.
     """
-    tokenizer = chat_format.tokenizer
+    tokenizer, sample = chat_format.tokenizer, prepared.sample()
+    models.check_tokens(model, chain.from_iterable(row["input_ids"] for row in sample))
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token  # never used: flat batches have no padding
     try:
@@ -141,7 +143,7 @@ def build_trainer(config: TrainConfig, model, chat_format: ChatFormat, prepared:
             eval_dataset=prepared.held_out,
             processing_class=tokenizer,
             peft_config=adapter_config(config, model, tokenizer),
-            data_collator=collator_for(model, prepared.sample()),
+            data_collator=collator_for(model, sample),
             stop_token_ids=chat_format.stop_token_ids,
         )
     except NoMatchingPeftModuleError:

@@ -24,7 +24,7 @@ from sft.layers import speed_up
 
 TOKENS_AT_ONCE = {"cpu": 640, "cuda": 4096}  # in a micro-batch: enough to keep the device busy, few enough to fit
 AFTER_HEAD = ("final_logit_softcapping", "logits_scaling", "logit_scale")  # settings that change what a head gives
-LABELS_AT_ONCE = {"cpu": 128, "cuda": 1024}  # through the head: 49,152 logits for each, 4 bytes a piece
+LABELS_AT_ONCE = {"cpu": 128, "cuda": 256}  # through the head: 49,152 logits for each, 4 bytes a piece
 
 
 def collator_for(model, rows: list[dict]) -> FlatCollator | PaddedCollator:

@@ -7,6 +7,8 @@ from pathlib import Path
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+if "SFT_GPU" not in os.environ:
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""  # in bfloat16 a tiny model's tokens are a matter of rounding
 if "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.setdefault("OMP_NUM_THREADS", "1")  # the cores are shared as they are
     os.nice(10)  # as trainings are: else those of one worker stand still while another computes

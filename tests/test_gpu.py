@@ -1,4 +1,7 @@
-"""What a GPU does otherwise: bfloat16 and its own attention kernels. Skipped on machines without one."""
+"""What a GPU does otherwise: bfloat16 and its own attention kernels.
+
+All other tests compute on the CPU. These need one, and SFT_GPU=1 python -m pytest tests/test_gpu.py
+"""
 
 import random
 from contextlib import nullcontext
@@ -21,7 +24,7 @@ from sft.lora import load_adapter
 from sft.passes import Reader, Row
 from sft.trainer import Trainer, collator_for, device_arguments, token_losses
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="this machine has no GPU")
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU, and SFT_GPU=1")
 
 
 def small(dtype):

@@ -1,6 +1,7 @@
 """A run from config to adapter, on a tiny model: what moves, what stays, what is written, how it ends."""
 
 import json
+import shutil
 
 import pytest
 import torch
@@ -47,6 +48,15 @@ def test_a_run_ends_with_an_adapter_and_all_that_it_takes_to_use_it(config, tmp_
         assert (run.folder / name).is_file(), name
     assert not (run.folder / "adapter.writing").exists()
     assert run.config() == config()
+
+
+def test_a_tokenizer_that_knows_more_tokens_than_its_model_is_refused(config, tiny_model, tmp_path):
+    shutil.copytree(tiny_model, tmp_path / "smaller")
+    model = models.load_base(tiny_model)
+    model.resize_token_embeddings(300)
+    model.save_pretrained(tmp_path / "smaller")
+    with pytest.raises(ModelError, match="knows 300 tokens, and its tokenizer gave number 3"):
+        finish(config(model=str(tmp_path / "smaller")), tmp_path)
 
 
 def test_the_events_tell_the_whole_story(config, tmp_path):
