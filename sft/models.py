@@ -303,7 +303,7 @@ def check_tokens(model, token_ids: Iterable[int]) -> None:
     known, largest = model.get_input_embeddings().weight.shape[0], max(token_ids)
     if largest >= known:
         raise ModelError(
-            f"The model knows {known:,} tokens, and its tokenizer gave number {largest:,}: they do not belong together.",
+            f"The model knows {known:,} tokens, and its tokenizer gave number {largest:,}: they are not of a kind.",
             "Take the tokenizer that came with the model, or a chat template without the tokens that were added to it.",
         )
 
