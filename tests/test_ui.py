@@ -20,6 +20,7 @@ from sft.origins import Dropped, Span
 from sft.runs import create_run
 from sft.tables import read_table
 from sft.ui import (
+    _refresh_chat,
     arrived,
     inputs,
     paint,
@@ -423,6 +424,18 @@ def test_a_name_that_is_far_too_long_is_told_in_words(monkeypatch, name):
 def test_nobody_to_answer_is_told_in_words(nobody):
     with pytest.raises(UserError, match="chosen"):
         contest_of("local", nobody)
+
+
+def test_beside_a_base_model_alone_the_page_says_whether_there_is_a_run_by_now(runs):
+    chosen = f"{who.BASE_ALONE}embedded"
+    assert who.ALONE in _refresh_chat("local", chosen)[1]
+    run = create_run(CONFIG, runs, "one")
+    run.adapter.mkdir()
+    run.set_status("finished", step=4, max_steps=4)
+    choices, told = _refresh_chat("local", chosen)
+    assert told == "" and ("one", "one") in choices["choices"] and "value" not in choices
+    assert _refresh_chat("local", None)[0]["value"] == "one"
+    assert _refresh_chat("local", "one")[1] == gr.skip()
 
 
 def test_no_run_is_told_in_words():

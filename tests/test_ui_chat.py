@@ -10,22 +10,12 @@ from tiny_models import save_tiny_run
 
 from sft import chat, models
 from sft.errors import RunError, TemplateError, UserError
-from sft.ui import answering, chat_events, keeping, kept, who
-from sft.ui.chat_events import (
-    TURNED,
-    ask_again,
-    make_way,
-    once_turned,
-    replying,
-    retry,
-    send,
-    send_along,
-    stopped,
-    turn,
-)
+from sft.ui import answering, asking, keeping, kept, turning, who
+from sft.ui.asking import ask_again, once_turned, replying, retry, send, send_along, stopped
 from sft.ui.floor import Floor
 from sft.ui.panes import NOTHING, bubbles, models_of, stamps
 from sft.ui.talk import PROMPTED, Pane, Talk, Who, contest_of, empty
+from sft.ui.turning import TURNED, make_way, turn
 
 GREEDY = (0, 1, 8, 0)  # eight tokens at most
 
@@ -215,7 +205,7 @@ def test_retry_asks_the_last_question_as_if_it_had_not_been_answered():
     talk.panes[1].history = [*right[:-1], {"role": "assistant", "content": "something else"}]
     again = last(retry(talk, "local", "", "", *GREEDY))[0]
     assert again.panes[1].history == right
-    assert last(retry(Talk(), "local", "", "", *GREEDY)) == (gr.skip(),) * chat_events.SHOWN
+    assert last(retry(Talk(), "local", "", "", *GREEDY)) == (gr.skip(),) * asking.SHOWN
 
 
 def test_a_training_on_the_same_machine_is_told(runs, tiny_model):
@@ -286,8 +276,8 @@ def test_a_reply_cut_by_turning_says_that_it_was_stopped():
     assert len(begun.panes[0].reply.token_ids) == 1  # what was kept does not grow
     drawer = {}
     turned(begun, drawer, "two", stage=1)
-    assert "1 token, stopped by you" in turned(Talk(), drawer, "one")[0].panes[0].note
-    assert "1 token, stopped by you" in turned(begun, drawer, "one")[0].panes[0].note
+    assert "1 token, cut by your next choice" in turned(Talk(), drawer, "one")[0].panes[0].note
+    assert "1 token, cut by your next choice" in turned(begun, drawer, "one")[0].panes[0].note
 
 
 def test_what_is_written_during_a_reply_stays():
@@ -313,7 +303,7 @@ def test_a_question_that_went_along_is_asked_before_one_that_is_sent():
     (cleared,) = (at for at, values in enumerate(steps) if values[-1] == "")
     assert steps[cleared][0].questions == ["Hello?"]  # until then the second one stands in the prompt
     assert last(send(talk, "local", "", "", " Hello?", *GREEDY))[0].questions == [" Hello?"]
-    assert list(send(talk, "local", "", "", " ", *GREEDY)) == [(gr.skip(),) * (chat_events.SHOWN + 1)]
+    assert list(send(talk, "local", "", "", " ", *GREEDY)) == [(gr.skip(),) * (asking.SHOWN + 1)]
 
 
 def test_in_another_template_the_last_question_is_asked_again_where_it_was_not():
@@ -345,7 +335,7 @@ def test_a_question_that_went_along_in_vain_goes_back_to_the_prompt(monkeypatch,
     def nobody(*about):
         raise UserError("There is nobody.")
 
-    monkeypatch.setattr(chat_events, "answer", nobody)
+    monkeypatch.setattr(asking, "answer", nobody)
     talk = replace(empty(Who(run="one")), asked="Hello?")
     steps = send_along(talk, "local", "", "", draft, *GREEDY)
     assert next(steps)[0].asked == ""
@@ -356,7 +346,7 @@ def test_a_question_that_went_along_in_vain_goes_back_to_the_prompt(monkeypatch,
 
 def test_nobody_is_asked_before_the_page_has_turned_to_whom_the_controls_name():
     """Then the page asks again a moment later, and says so meanwhile."""
-    shown = ("rest",) * (chat_events.SHOWN + 1)
+    shown = ("rest",) * (asking.SHOWN + 1)
     ask = once_turned(lambda talk, *values: (each for each in [values]), len(shown))
     controls, floor = ("one", 3, "", False, "right"), Floor()
     talk = turn("local", *controls, "", "", Talk(), {}, floor)[0]
@@ -365,7 +355,7 @@ def test_nobody_is_asked_before_the_page_has_turned_to_whom_the_controls_name():
 
     def refused(*others):
         ((*values, said, prompt, again),) = ask(*others, talk, floor, *shown)
-        assert values == [gr.skip()] * (chat_events.SHOWN - 1) and prompt == gr.skip()
+        assert values == [gr.skip()] * (asking.SHOWN - 1) and prompt == gr.skip()
         return again and "still turning" in said
 
     for others in (("two", *controls[1:]), ("one", 2, "", False, "right"), ("one", 3, "", False, "none")):
@@ -401,7 +391,7 @@ def test_there_and_back_again_shows_what_was_broken_off_and_asks_what_was_not_an
     assert (now.asked, along, at_once) == ("Hello?", "", True)
     begun = list(zip(range(3), send(talk, "local", "", "", "Hello?", *GREEDY), strict=False))[-1][1][0]
     now, *_, at_once = turn("local", *controls, "", "", begun, {}, floor)
-    assert "stopped by you" in now.panes[0].note
+    assert "cut by your next choice" in now.panes[0].note
     assert not at_once
 
 
@@ -418,7 +408,7 @@ def test_a_page_has_one_reply_at_a_time(monkeypatch):
     first = ask(*controls, talk, floor, "first")
     assert next(first) == ("first", False)
     assert list(ask(*controls, talk, floor, "second")) == [(gr.skip(), False)]
-    assert told == [chat_events.BUSY]
+    assert told == [asking.BUSY]
     assert list(first) == [("first", False)] * 2
     assert list(ask(*controls, talk, floor, "second")) == [("second", False)] * 3
 
@@ -445,7 +435,7 @@ def boxes_after(talk, drawer, chosen, boxes, third=""):
 
 
 def test_a_conversation_comes_back_with_its_own_system_message(monkeypatch):
-    monkeypatch.setattr(chat_events, "suggested_system", lambda owner, chosen: f"{chosen}'s.")
+    monkeypatch.setattr(turning, "suggested_system", lambda owner, chosen: f"{chosen}'s.")
     drawer = {}
     talk = say(turned(Talk(), drawer, "one")[0], "Hello?")
     written, other = boxes_after(talk, drawer, "two", boxes=("As asked.", ""))
@@ -634,12 +624,12 @@ def test_a_held_out_question_may_have_no_text(monkeypatch):
     held_out = [SimpleNamespace(messages=messages) for messages in ([{"role": "user", "tool_calls": []}], asked)]
     monkeypatch.setattr(who, "load_split", lambda config: SimpleNamespace(held_out=held_out))
     for draft in (None, "", "q"):
-        assert chat_events.held_out_prompt("local", "one", draft, "") == ("q", "Be brief.")
-    assert chat_events.held_out_prompt("local", "one", "q", "My own.") == ("q", gr.skip())
-    assert chat_events.held_out_prompt("local", "one", "a draft", "") == (gr.skip(),) * 2
+        assert asking.held_out_prompt("local", "one", draft, "") == ("q", "Be brief.")
+    assert asking.held_out_prompt("local", "one", "q", "My own.") == ("q", gr.skip())
+    assert asking.held_out_prompt("local", "one", "a draft", "") == (gr.skip(),) * 2
     held_out.pop()
     with pytest.raises(gr.Error, match="no held-out rows"):
-        chat_events.held_out_prompt("local", "one", "", "")
+        asking.held_out_prompt("local", "one", "", "")
 
 
 def test_a_conversation_that_was_cleared_does_not_come_back():
@@ -648,7 +638,7 @@ def test_a_conversation_that_was_cleared_does_not_come_back():
     other, _ = turned(talk, drawer, "two", stage=1)
     back, _ = turned(other, drawer, "one")
     assert back.questions == ["Hello?"]
-    cleared = chat_events.clear(back)[0]
+    cleared = asking.clear(back)[0]
     other, _ = turned(cleared, drawer, "two", stage=1)
     assert turned(other, drawer, "one")[0].questions == []
 

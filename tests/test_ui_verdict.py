@@ -14,7 +14,7 @@ from sft.errors import RunError
 from sft.evaluation import BESIDE, Settings, claim, keep, read_progress, reporting
 from sft.runs import create_run
 from sft.ui import verdict_events, verdict_rows, verdict_view
-from sft.ui.verdict_events import Filled, fill, look, start, stop, tick, turn
+from sft.ui.verdict_events import Filled, fill, follow, look, start, stop, tick, turn
 
 CONFIG = TrainConfig.load("examples/support-json.yaml")
 STATE, RESULT, START, STOP, TIMER, ROWS, FILTER, AT, LIST, BACK, ON, SEEN = range(
@@ -89,6 +89,22 @@ def test_while_it_is_measured_it_says_how_far_it_is_and_can_be_stopped(run, monk
     assert buttons(shown) == (True, False, False)
     assert "Tune: 95 %" in shown[RESULT]
     assert tick("local", "one", shown[SEEN]) == (gr.skip(),) * 12  # one that comes late undoes no browsing
+
+
+def test_a_page_that_turns_to_the_same_run_leaves_the_panel_as_it_is(run):
+    keep(run, evaluation())
+    *shown, seen = follow("local", "one", None)
+    assert "Tune: 95 %" in shown[RESULT]
+    assert follow("local", "one", seen) == (*[gr.skip()] * len(shown), seen)
+    with reporting(run) as report:
+        report("prompted model", 0.25)
+        *shown, working = follow("local", "one", seen)
+        assert buttons(shown) == (False, True, True)
+    *shown, _ = follow("local", "one", working)
+    assert buttons(shown) == (True, False, False)
+    for other in (None, "base alone: embedded"):
+        *shown, nothing = follow("local", other, seen)
+        assert verdict_events.NO_RUN in shown[STATE] and nothing is None
 
 
 def test_stop_ends_the_process_and_keeps_the_earlier_result(run, sleeper):

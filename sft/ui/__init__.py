@@ -88,7 +88,9 @@ def build() -> gr.Blocks:
         tune_tab.select(**tune_parts["look"])
         # A page's events of one kind come one after the other: what takes seconds is the last.
         chat_tab.select(None, js="() => nameThePanes()", **_QUIET)
-        chat_tab.select(_refresh_chat, [owner_st, chat_parts["run_dd"]], chat_parts["run_dd"], **_QUIET)
+        chat_tab.select(
+            _refresh_chat, [owner_st, chat_parts["run_dd"]], [chat_parts["run_dd"], chat_parts["state_html"]], **_QUIET
+        )
         chat_tab.select(_import_chat, **_QUIET)
         chat_tab.select(lambda: True, None, chat_parts["in_sight_st"], **_QUIET).then(**chat_parts["readying"])
     return demo
@@ -109,10 +111,11 @@ def _wire(demo, tabs, owner_st, browser_bs, banner_html, ready_timer, preview_pa
 
     def to_chat(owner, run, talk):
         # To turn to: also where that run is chosen there already, for it may have been resumed.
-        return gr.Tabs(selected="chat"), gr.update(choices=who.choices(owner), value=run), replace(talk, controls=None)
+        chosen = gr.update(choices=who.choices(owner), value=run)
+        return gr.Tabs(selected="chat"), chosen, replace(talk, controls=None), ""
 
     demo.load(arrive, browser_bs, [owner_st, browser_bs, run_dd], **_QUIET).then(**tune_parts["looking"]).then(
-        _refresh_chat, [owner_st, chat_dd], chat_dd, **_QUIET
+        _refresh_chat, [owner_st, chat_dd], [chat_dd, chat_parts["state_html"]], **_QUIET
     )
     ready_timer.tick(
         watch, model_dds, [banner_html, ready_timer, *model_dds], queue=False, **_QUIET
@@ -124,7 +127,10 @@ def _wire(demo, tabs, owner_st, browser_bs, banner_html, ready_timer, preview_pa
     ).then(**_rows_when_ready(**tune_parts["look"]))  # fmt: skip
     run_dd.change(remember, [owner_st, run_dd], browser_bs, **_QUIET)
     tune_parts["chat_btn"].click(**quiet(chat_parts["floor_st"])).then(
-        to_chat, [owner_st, run_dd, chat_parts["talk_st"]], [tabs, chat_dd, chat_parts["talk_st"]], **_QUIET
+        to_chat,
+        [owner_st, run_dd, chat_parts["talk_st"]],
+        [tabs, chat_dd, chat_parts["talk_st"], chat_parts["state_html"]],
+        **_QUIET,
     ).then(**chat_parts["turning"]).then(None, None, None, js="() => focusOnPrompt()", **_QUIET)
 
 
@@ -173,12 +179,15 @@ def _import_chat() -> None:
     import sft.chat  # noqa: F401
 
 
-def _refresh_chat(owner: str, chosen: str | None):
+def _refresh_chat(owner: str, chosen: str | None) -> tuple:
     """The chat's choices now; the newest run is chosen where nothing is. What a visitor has chosen stays untouched:
-    another choice may have been made since."""
+    another choice may have been made since. Beside a base model alone it says whether there is a run by now."""
     if not visitors.known(owner):
-        return gr.skip()  # the page is still loading, and comes back here when it has
+        return gr.skip(), gr.skip()  # the page is still loading, and comes back here when it has
     options = who.choices(owner)
     values = [value for _, value in options]
+    if chosen in values:
+        alone = chosen.startswith(who.BASE_ALONE) and who.who_of(owner, chosen, 0, "", False)
+        return gr.update(choices=options), who.state(owner, alone)[0] if alone else gr.skip()
     default = next((value for value in values if not value.startswith(who.BASE_ALONE)), f"{who.BASE_ALONE}embedded")
-    return gr.update(choices=options) if chosen in values else gr.update(choices=options, value=default)
+    return gr.update(choices=options, value=default), gr.skip()

@@ -99,10 +99,7 @@ def _drawn(sampling) -> str:
     return f"temperature {sampling.temperature:g}, top p {sampling.top_p:g}, seed {sampling.seed}"
 
 
-def broken_off(talk: Talk) -> Talk:
-    """The conversation after Stop: replies that had not ended say so."""
-    panes = [
-        replace(pane, note=pane.note.replace(" …", ", stopped by you", 1)) if pane.reply else pane
-        for pane in talk.panes
-    ]
+def broken_off(talk: Talk, why: str = "stopped by you") -> Talk:
+    """The conversation after Stop, or as it is left: replies that had not ended say so."""
+    panes = [replace(pane, note=pane.note.replace(" …", f", {why}", 1)) if pane.reply else pane for pane in talk.panes]
     return replace(talk, panes=panes, asked="", said="")

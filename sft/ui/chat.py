@@ -4,24 +4,22 @@ import gradio as gr
 from gradio.events import Dependency
 
 from sft.ui import keeping, paint, proof, shifts, verdict, vote
-from sft.ui.chat_events import (
+from sft.ui.asking import (
     SHOWN,
-    TEMPLATES,
     ask_again,
     clear,
     held_out_prompt,
-    make_way,
     once_turned,
     ready,
     retry,
     send,
     send_along,
     stopped,
-    turn,
 )
 from sft.ui.floor import Floor, quiet
 from sft.ui.inputs import user_errors
 from sft.ui.talk import Talk
+from sft.ui.turning import TEMPLATES, make_way, turn
 from sft.ui.who import NOBODY
 
 _QUIET = {"show_progress": "hidden", "api_visibility": "private"}
@@ -69,7 +67,7 @@ def build(owner_st: gr.State, turn_btn: gr.Button) -> dict:
         turned.then(**following)
     return {
         "run_dd": who["run_dd"], "in_sight_st": in_sight_st, "talk_st": states["talk"], "floor_st": states["floor"],
-        "readying": readying, "turning": _TURN_SOON,
+        "state_html": state_html, "readying": readying, "turning": _TURN_SOON,
     }  # fmt: skip
 
 

@@ -5,12 +5,12 @@ from collections.abc import Callable
 import gradio as gr
 
 from sft.errors import UserError
-from sft.ui.chat_events import leave
 from sft.ui.inputs import user_errors
 from sft.ui.kept import opened, to_json, to_markdown
 from sft.ui.panes import models_of
 from sft.ui.proof_view import names
 from sft.ui.talk import Talk, Who
+from sft.ui.turning import leave
 from sft.ui.who import choices, value_of
 
 _QUIET = {"show_progress": "hidden", "api_visibility": "private"}

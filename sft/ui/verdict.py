@@ -9,7 +9,7 @@ import gradio as gr
 
 from sft.ui import paint
 from sft.ui.inputs import user_errors
-from sft.ui.verdict_events import NO_RUN, Filled, fill, look, start, stop, tick, turn
+from sft.ui.verdict_events import NO_RUN, Filled, fill, follow, look, start, stop, tick, turn
 from sft.ui.verdict_rows import FILTERS
 from sft.verdict import ENOUGH
 
@@ -24,6 +24,7 @@ def build(owner_st: gr.State, run_dd: gr.Dropdown) -> list[dict]:
     """Builds and wires the panel. `run_dd` says which run. Returns what follows when the page has turned to it."""
     open_st, filled_st = gr.State(False), gr.State(Filled())
     at_st, before_st = gr.State(0), gr.State(None)  # the page of rows, and when the result before was written
+    seen_st = gr.State(None)  # what the panel told when the page turned
     with gr.Accordion("Prompt or tune?", open=False, elem_id="verdict") as panel:
         gr.Markdown(ABOUT)
         form = _form()
@@ -59,7 +60,8 @@ def build(owner_st: gr.State, run_dd: gr.Dropdown) -> list[dict]:
     stop_btn.click(user_errors(stop), about, shown, **once)
     for trigger, way in ((filter_rd.input, None), (back_btn.click, -1), (on_btn.click, 1)):
         trigger(partial(turn, way), [*about, filter_rd, at_st], browsing, trigger_mode="always_last", **_QUIET)
-    return [{**following, "trigger_mode": "always_last", "concurrency_limit": 8} for following in (looking, filling)]
+    turned = {**looking, "fn": follow, "inputs": [*about, seen_st], "outputs": [*shown, seen_st]}
+    return [{**following, "trigger_mode": "always_last", "concurrency_limit": 8} for following in (turned, filling)]
 
 
 def _form() -> list:

@@ -26,6 +26,7 @@ NO_ROWS = (
     "held out: name an evaluation file or split, or set eval_share."
 )
 STOPPED = "Stopped. Nothing of it was kept; an earlier result stays."
+SHOWN = 12  # what `look` gives
 OLD = "The run was trained further after this was measured. Measure again."
 
 
@@ -50,6 +51,14 @@ def look(owner, name, said: str = "") -> tuple:
         return *_panel(paint.empty(NO_RUN), None), None
     progress, written = read_progress(run), _written(run)
     return *_of_run(run, progress, said), written if _works(progress) else None
+
+
+def follow(owner, name, seen: tuple | None) -> tuple:
+    """The same as the page turns, where there is something else to see than was `seen`: whoever browses the rows of a
+    run goes on with them. Ends in what is seen now."""
+    run = _measurable(owner, name)
+    now = run and (run.name, read_progress(run), _written(run), Contestant(run).written, training_in(runs_dir()))
+    return *((gr.skip(),) * SHOWN if now == seen and now else look(owner, name)), now
 
 
 def _works(progress: dict | None) -> bool:

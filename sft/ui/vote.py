@@ -20,7 +20,7 @@ from sft.errors import RunError, UserError
 from sft.run import Run
 from sft.runs import runs_dir, training_in
 from sft.ui import ballot, paint
-from sft.ui.chat_events import TURNING
+from sft.ui.asking import TURNING
 from sft.ui.floor import Floor, quiet
 from sft.ui.inputs import user_errors
 from sft.ui.talk import Talk, Who, contest_of

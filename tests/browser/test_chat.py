@@ -20,7 +20,7 @@ from sft import chat, ui, votes
 from sft.contest import Contest
 from sft.passes import Reader
 from sft.run import Run
-from sft.ui import chat_events, kept, paint, visitors, who
+from sft.ui import kept, paint, turning, visitors, who
 from sft.ui.panes import NOTHING
 from sft.ui.readiness import READINESS
 
@@ -161,7 +161,7 @@ def test_a_question_that_is_sent_while_the_page_turns_waits_for_that(visit, spac
     _, root, _ = space
     page, before = visit(ANN), who.state
     monkeypatch.setattr(who, "state", lambda *about: time.sleep(1) or before(*about))
-    monkeypatch.setattr(chat_events, "state", who.state)
+    monkeypatch.setattr(turning, "state", who.state)
     slider = page.locator("#stage input[type=range]")
     for _ in range(3):  # each step is an event, and turning takes longer than all of them
         slider.press("ArrowLeft")
@@ -183,7 +183,7 @@ def template(page, choice):
 
 def test_changing_ones_mind_loses_no_question_and_asks_none_twice(visit, monkeypatch):
     page, before, read = visit(ANN), who.state, Reader.read
-    monkeypatch.setattr(chat_events, "state", lambda *about: time.sleep(0.5) or before(*about))  # turning takes longer
+    monkeypatch.setattr(turning, "state", lambda *about: time.sleep(0.5) or before(*about))  # turning takes longer
     page.get_by_text("Template matters").click()
     bubbles = page.locator("#tuned-pane .user")
     ask(page, "Hello?")

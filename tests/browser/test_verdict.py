@@ -58,6 +58,14 @@ def test_how_far_a_measurement_is_then_the_verdict_and_its_rows(chat, run):
     expect(panel.locator(".evaluated")).to_contain_text("<b>base</b> errs")
     panel.get_by_label("All wrong").check()
     expect(panel).to_contain_text("No row is like that.")
+    chat.get_by_label("Beside them").focus()
+    chat.keyboard.press("Tab")  # leaving a dropdown as it was
+    chat.get_by_role("button", name="Template matters").click()
+    chat.get_by_label("None: plain continuation").check()
+    expect(chat.locator("#template")).to_contain_text("No template, no markers")
+    chat.wait_for_timeout(1000)  # what follows a turn has followed
+    expect(panel).to_contain_text("No row is like that.")
+    expect(panel.get_by_label("All wrong")).to_be_checked()
 
 
 def test_the_votes_so_far_are_told_and_where_nobody_can_answer_it_says_why(chat, run):
