@@ -21,6 +21,7 @@ from sft.chat_format import IGNORED
 from sft.config import TrainConfig
 from sft.embedded import cache_dir
 from sft.errors import ModelError
+from sft.failures import no_memory
 
 # What of a config changes how fast it trains and what that takes, apart from the rows.
 SETTINGS = ("finetuning_type", "lora_r", "target_modules", "trainable_token_indices")
@@ -127,14 +128,17 @@ def _measure(config: TrainConfig, place: Path, report: Callable[[str, float], No
                     time.sleep(0.2)
             finally:
                 process.kill()
-        if process.returncode < 0:
+        if process.returncode:
+            failure = RuntimeError(f"The measuring of {config.model} failed:\n{log.read_text()}")
+            if process.returncode > 0 and not no_memory(failure):
+                raise failure
+            ended = (
+                "ran out of memory" if process.returncode > 0 else "was killed, as one that takes too much memory is"
+            )
             raise ModelError(
-                f"Training {config.model} could not be tried out: its process was killed, as one is that takes too "
-                "much memory.",
+                f"Training {config.model} could not be tried out: its process {ended}.",
                 "Take a smaller model, or end programs that hold memory.",
             )
-        if process.returncode:
-            raise RuntimeError(f"The measuring of {config.model} failed:\n{log.read_text()}")
         measured = _read(result)
         if not measured.disturbed:
             result.replace(place)
@@ -159,6 +163,6 @@ def _machine() -> list:
     """Processor, cores, threads and GPUs."""
     about = Path("/proc/cpuinfo")
     names = [line for line in about.read_text().splitlines() if "model name" in line] if about.is_file() else []
-    gpus = sorted(path.name for path in Path("/proc/driver/nvidia/gpus").glob("*"))
-    threads = os.environ.get("OMP_NUM_THREADS")
-    return [platform.machine(), platform.processor(), names, os.cpu_count(), threads, gpus]
+    chosen = [os.environ.get(name) for name in ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")]
+    gpus = sorted(path.read_text() for path in Path("/proc/driver/nvidia/gpus").glob("*/information"))
+    return [platform.machine(), platform.processor(), names, os.cpu_count(), *chosen, gpus]

@@ -27,7 +27,8 @@ from sft.chat_format import IGNORED
 from sft.config import TrainConfig
 from sft.greedy import answering, greedy
 from sft.prepare import Prepared
-from sft.train import build_trainer
+from sft.train import build_trainer, load_model
+from sft.trainer import TOKENS_AT_ONCE
 from sft.training_format import training_format
 
 # Micro-batches as rows, their length, and how many of its tokens have a label.
@@ -44,7 +45,9 @@ def measure(config: TrainConfig) -> Calibration:
     config = replace(config, max_steps=len(steps), gradient_accumulation_steps=1, warmup_steps=0, report_to="none")
     with tempfile.TemporaryDirectory() as scratch, Watch() as watch:
         rows = Dataset.from_list(_rows(*LONG, vocabulary=10))
-        trainer = build_trainer(config, models.load_base(folder), chat_format, Prepared(rows, None, ""), Path(scratch))
+        trainer = build_trainer(
+            config, load_model(config, folder), chat_format, Prepared(rows, None, ""), Path(scratch)
+        )
         trainer.remove_callback(PrinterCallback)
         trainer.add_callback(watch)
         batches = [_batch(trainer, shapes) for shapes in steps]
@@ -92,9 +95,15 @@ def _rows(rows: int, length: int, labelled: int, vocabulary: int) -> list[dict]:
     return [{"input_ids": row, "labels": [IGNORED] * (length - labelled) + row[-labelled:]} for row in ids]
 
 
+def _sized(shape: tuple[int, int, int]) -> tuple[int, int, int]:
+    """The shape with as many more rows as a GPU takes more at once."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return shape[0] * TOKENS_AT_ONCE[device] // TOKENS_AT_ONCE["cpu"], *shape[1:]
+
+
 def _batch(trainer, shapes: list[tuple[int, int, int]]) -> dict:
     """One batch of a micro-batch for each shape."""
-    made = [trainer.data_collator(_rows(*shape, trainer.model.config.vocab_size)) for shape in shapes]
+    made = [trainer.data_collator(_rows(*shape, trainer.model.config.vocab_size)) for shape in map(_sized, shapes)]
     labels = torch.cat([batch["labels"] for batch in made], dim=1)
     return {
         "parts": [part for batch in made for part in batch["parts"]],
@@ -106,7 +115,7 @@ def _batch(trainer, shapes: list[tuple[int, int, int]]) -> dict:
 
 def _forward(trainer) -> float:
     """Seconds to measure the loss on the usual rows."""
-    rows = Dataset.from_list(_rows(*USUAL, trainer.model.config.vocab_size))
+    rows = Dataset.from_list(_rows(*_sized(USUAL), trainer.model.config.vocab_size))
     trainer.evaluate(rows)
     return _timed(lambda: trainer.evaluate(rows))
 
@@ -146,16 +155,18 @@ class Watch(TrainerCallback):
         self.thread = threading.Thread(target=self._look, daemon=True)
 
     def __enter__(self) -> "Watch":
-        self.thread.start()
+        if not torch.cuda.is_available():
+            self.thread.start()
         return self
 
     def __exit__(self, *problem) -> None:
         self.ended.set()
-        self.thread.join()
+        if self.thread.is_alive():
+            self.thread.join()
 
     def _look(self) -> None:
         while not self.ended.wait(0.005):
-            self.most = max(self.most, _held())
+            self.most = max(self.most, psutil.Process().memory_info().rss)
 
     def peak(self) -> int:
         """The most that was held since the last call."""
@@ -174,10 +185,6 @@ class Watch(TrainerCallback):
         self.seconds.append(now - self.began)
         self.began = now
         self.peaks.append(self.peak())
-
-
-def _held() -> int:
-    return torch.cuda.memory_allocated() if torch.cuda.is_available() else psutil.Process().memory_info().rss
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ import torch
 
 from sft.config import TrainConfig
 from sft.errors import ConfigError, ModelError
+from sft.models import precision
 from sft.prepare import Prepared
 from sft.run import gigabytes
 
@@ -56,13 +57,15 @@ def estimate(config: TrainConfig, folder: Path, tokens: int) -> int:
     total = sum(map(math.prod, known.values()))
     full = config.finetuning_type == "full"
     trained = total if full else sum(config.lora_r * sum(shape) for name, shape in linear.items() if _hit(name, config))
-    stored = 2 if torch.cuda.is_available() and not full else 4
+    stored = 4 if full else precision().itemsize
     kept = sum(shape[0] for shape in linear.values())  # what each linear layer gives, for each token
     # Trained weights keep a layer from going the short way of layers.py, which keeps about a third.
-    activations = stored * tokens * kept * (3 if full or config.lora_dropout else 1)
-    logits = 4 * about.get("vocab_size", 0) * (3 * tokens if full else min(2 * tokens, 256))
+    activations = precision().itemsize * tokens * kept * (3 if full or config.lora_dropout else 1)
+    at_once = 3 * tokens if full or config.trainable_token_indices else min(2 * tokens, 256)
+    logits = 4 * about.get("vocab_size", 0) * at_once
     adapter = 0 if full else 4 * trained
-    return int(LIBRARIES + stored * total + adapter + (GRADIENT + ADAM) * trained + activations + logits)
+    libraries = 0 if torch.cuda.is_available() else LIBRARIES
+    return int(libraries + stored * total + adapter + (GRADIENT + ADAM) * trained + activations + logits)
 
 
 def _is_linear(shape: tuple[int, ...], vocabulary: int | None) -> bool:

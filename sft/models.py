@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -232,8 +232,16 @@ def _tokenizer_class(folder: Path):
     return AutoTokenizer
 
 
-def load_base(folder: Path):
-    """The model in `folder`, in eval mode: float32 on a CPU, bfloat16 on a GPU that has it."""
+def precision():
+    """The type that this machine computes in: bfloat16 on a GPU that has it, else float32."""
+    import torch
+
+    has_it = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if has_it else torch.float32
+
+
+def load_base(folder: Path, dtype=None):
+    """The model in `folder`, in eval mode, with weights of `dtype`, by default in this machine's precision."""
     import torch
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
@@ -241,18 +249,16 @@ def load_base(folder: Path):
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()  # bars of a second would fill the log
-    cuda = torch.cuda.is_available()
-    dtype = torch.bfloat16 if cuda and torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
     try:
         model, report = AutoModelForCausalLM.from_pretrained(
             folder,
-            dtype=dtype,
+            dtype=dtype or precision(),
             local_files_only=True,
             use_safetensors=True,
             trust_remote_code=False,
             output_loading_info=True,
         )
-        model = model.to("cuda" if cuda else "cpu").eval()
+        model = model.to("cuda" if torch.cuda.is_available() else "cpu").eval()
     except (
         OSError, ValueError, KeyError, RuntimeError, MemoryError, SafetensorError, StrictDataclassError
     ) as error:  # fmt: skip
@@ -298,12 +304,12 @@ def context_length(folder: Path) -> int | None:
     return told[0] if told else None
 
 
-def check_tokens(model, token_ids: Iterable[int]) -> None:
-    """Raises ModelError where `model` has no row for one of the tokens. A GPU would end the process instead."""
-    known, largest = model.get_input_embeddings().weight.shape[0], max(token_ids)
-    if largest >= known:
+def check_token(model, token: int) -> None:
+    """Raises ModelError where `model` has no row for the token. A GPU would end the process instead."""
+    known = model.get_input_embeddings().weight.shape[0]
+    if token >= known:
         raise ModelError(
-            f"The model knows {known:,} tokens, and its tokenizer gave number {largest:,}: they are not of a kind.",
+            f"The model knows {known:,} tokens, and its tokenizer gave number {token:,}: they are not of a kind.",
             "Take the tokenizer that came with the model, or a chat template without the tokens that were added to it.",
         )
 

@@ -17,7 +17,7 @@ from sft.attention import EACH_ROW, EXACT, Past, sees_whole_rows
 from sft.errors import ModelError
 from sft.failures import no_memory
 from sft.lora import Adapter, adapt
-from sft.models import check_tokens
+from sft.models import check_token
 
 FEW = 8  # tokens
 
@@ -61,7 +61,7 @@ class Reader:
         last = last or [1] * len(rows)
         if any(count > len(ids) or not ids for ids, count in zip(new, last, strict=True)):
             raise ValueError("every row reads a token at least, and as many as are looked after")
-        check_tokens(self.model, chain(*new))
+        check_token(self.model, max(chain(*new)))
         try:
             if self.together:
                 with _one_thread(self.model.device, sum(map(len, new))):

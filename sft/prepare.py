@@ -52,6 +52,13 @@ class Prepared:
         held_out = [self.held_out[int(_lengths(self.held_out).argmax())]] if self.held_out else []
         return [*(self.train[int(index)] for index in chosen), *held_out]
 
+    def largest_token(self) -> int:
+        """The largest token id in any row."""
+        from pyarrow import compute
+
+        columns = [rows.data.column("input_ids") for rows in (self.train, self.held_out) if rows]
+        return max(compute.max(compute.list_flatten(column)).as_py() for column in columns)
+
 
 def _lengths(rows: Dataset) -> np.ndarray:
     from pyarrow.compute import list_value_length

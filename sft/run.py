@@ -126,6 +126,8 @@ class Run:
         if not os.access(self.folder, os.W_OK):
             return f"{ended}; its folder cannot be written."
         held = next((event["memory"] for event in reversed(self.events("log")) if event.get("memory")), None)
+        if any(event.get("device") != "cpu" for event in self.events("start")):  # it is a GPU's
+            held = None
         of_memory = (
             f" It held {gigabytes(held)} of the {gigabytes(psutil.virtual_memory().total)} of memory." if held else ""
         )

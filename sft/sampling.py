@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 import torch
 
+from sft.errors import ModelError
+
 GREEDY = 1e-5  # a temperature below which dividing by it overflows, and the likeliest token comes anyway
 
 
@@ -36,6 +38,11 @@ class Chooser:
         if self.random is None:
             self.random = torch.Generator(logits.device).manual_seed(sampling.seed)
         scores = logits[None].float() / sampling.temperature
+        if not scores.isfinite().all():  # a GPU would end the process instead
+            raise ModelError(
+                "What the model thinks of the next token is not a number: its weights diverged in training.",
+                "Train again with a lower learning rate.",
+            )
         if sampling.top_p < 1:
             scores = _only_likeliest(scores, sampling.top_p)
         return int(torch.multinomial(scores.softmax(-1), 1, generator=self.random))

@@ -4,10 +4,11 @@ Runs alone, under torchrun and under `accelerate launch`. Everything that a read
 to the run folder by `Recorder`; only the main process writes.
 """
 
+import os
 import sys
-from itertools import chain
 from pathlib import Path
 
+import torch
 from peft.utils.error import NoMatchingPeftModuleError
 from transformers import PrinterCallback
 from transformers.integrations import TensorBoardCallback, is_tensorboard_available, is_trackio_available
@@ -66,7 +67,7 @@ def _train(config: TrainConfig, run: Run, recorder: Recorder) -> None:
     base = models.fingerprint(folder)
     recorder.refuse_other_base(base)
     memory.check_fits(config, folder, memory.longest(prepared))
-    trainer = build_trainer(config, models.load_base(folder), chat_format, prepared, run.staging)
+    trainer = build_trainer(config, load_model(config, folder), chat_format, prepared, run.staging)
     checkpoints = Checkpoints(recorder)
     trainer.interrupt = recorder.check_stop
     trainer.remove_callback(PrinterCallback)  # the recorder prints
@@ -126,24 +127,32 @@ def _fail(recorder: Recorder, reason: str) -> None:
         print(f"The run's folder cannot be written, so it does not say how the run ended: {error}", file=sys.stderr)
 
 
+def load_model(config: TrainConfig, folder: Path):
+    """The base model, on the GPU of this process where there are several. In float32 where all of it is trained:
+    bfloat16 would lose small steps."""
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    return models.load_base(folder, torch.float32 if config.finetuning_type == "full" else None)
+
+
 def build_trainer(config: TrainConfig, model, chat_format: ChatFormat, prepared: Prepared, staging: Path) -> Trainer:
     """Our SFTTrainer with a LoRA adapter on the frozen model, or with the whole model.
 
     `staging` is the folder in its run's that takes what the trainer writes.
     """
-    tokenizer, sample = chat_format.tokenizer, prepared.sample()
-    models.check_tokens(model, chain.from_iterable(row["input_ids"] for row in sample))
+    models.check_token(model, prepared.largest_token())
+    tokenizer = chat_format.tokenizer
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token  # never used: flat batches have no padding
     try:
         return Trainer(
-            model=model.float() if config.finetuning_type == "full" else model,  # bfloat16 would lose small steps
+            model=model,
             args=_arguments(config, prepared, staging),
             train_dataset=prepared.train,
             eval_dataset=prepared.held_out,
             processing_class=tokenizer,
             peft_config=adapter_config(config, model, tokenizer),
-            data_collator=collator_for(model, sample),
+            data_collator=collator_for(model, prepared.sample()),
             stop_token_ids=chat_format.stop_token_ids,
         )
     except NoMatchingPeftModuleError:
@@ -154,7 +163,7 @@ def build_trainer(config: TrainConfig, model, chat_format: ChatFormat, prepared:
 
 
 def _arguments(config: TrainConfig, prepared: Prepared, staging: Path) -> SFTConfig:
-    return SFTConfig(
+    arguments = SFTConfig(
         output_dir=str(staging),
         max_steps=config.max_steps,
         per_device_train_batch_size=config.per_device_train_batch_size,
@@ -180,6 +189,9 @@ def _arguments(config: TrainConfig, prepared: Prepared, staging: Path) -> SFTCon
         dataset_kwargs={"skip_prepare_dataset": True},
         **device_arguments(),
     )
+    # More GPUs than one are for a launcher, which starts a process for each; one process alone takes the first.
+    arguments._n_gpu = min(arguments.n_gpu, 1)
+    return arguments
 
 
 def _check_tracker(name: str) -> None:

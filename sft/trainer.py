@@ -20,7 +20,9 @@ from trl import SFTTrainer
 from sft.attention import EACH_ROW, EXACT, sees_whole_rows
 from sft.batches import FlatCollator, PaddedCollator
 from sft.chat_format import IGNORED
+from sft.failures import no_memory
 from sft.layers import speed_up
+from sft.models import precision
 
 TOKENS_AT_ONCE = {"cpu": 640, "cuda": 4096}  # in a micro-batch: enough to keep the device busy, few enough to fit
 AFTER_HEAD = ("final_logit_softcapping", "logits_scaling", "logit_scale")  # settings that change what a head gives
@@ -54,7 +56,9 @@ def _flat_equals_padded(model, rows: list[dict], flat: FlatCollator) -> bool:
                 sum(token_losses(model, to_device(part, model.device)).sum() for part in collator(sample)["parts"])
                 for collator in (flat, PaddedCollator())
             )
-    except (ValueError, TypeError, RuntimeError):  # the model takes no such attention, or no logits_to_keep
+    except (ValueError, TypeError, RuntimeError) as error:  # the model takes no such attention, or no logits_to_keep
+        if no_memory(error):
+            raise
         return False
     finally:
         model.set_attn_implementation(attention)
@@ -119,14 +123,9 @@ class _TokenLosses(torch.autograd.Function):
         at_once = LABELS_AT_ONCE[hidden.device.type]
         for start in range(0, len(hidden), at_once):
             part = slice(start, start + at_once)
-            logits, wanted = (hidden[part] @ weight.t()).float(), targets[part, None]
-            at_target = logits.gather(1, wanted)
-            total = logits.logsumexp(1, keepdim=True)
-            losses[part] = (total - at_target)[:, 0]
+            losses[part], found = _token_losses(hidden[part], weight, targets[part, None], gradient is not None)
             if gradient is not None:
-                share = logits.sub_(total).exp_()
-                share.scatter_add_(1, wanted, torch.full_like(at_target, -1))
-                gradient[part] = share.to(weight.dtype) @ weight
+                gradient[part] = found
         ctx.save_for_backward(gradient)
         return losses
 
@@ -136,13 +135,26 @@ class _TokenLosses(torch.autograd.Function):
         return gradient * dlosses[:, None].to(gradient.dtype), None, None
 
 
+def _token_losses(hidden, weight, targets, with_gradient: bool):
+    """Of a few rows; logits live no longer than that."""
+    logits = (hidden @ weight.t()).float()
+    at_target = logits.gather(1, targets)
+    total = logits.logsumexp(1, keepdim=True)
+    losses = (total - at_target)[:, 0]
+    if not with_gradient:
+        return losses, None
+    share = logits.sub_(total).exp_()
+    share.scatter_add_(1, targets, torch.full_like(at_target, -1))
+    return losses, share.to(weight.dtype) @ weight
+
+
 def device_arguments() -> dict:
     """SFTConfig arguments for this machine: GPU or CPU, and the precision that it computes in."""
     on_gpu = torch.cuda.is_available()
     several = int(os.environ.get("WORLD_SIZE", "1")) > 1
     return {
         "use_cpu": not on_gpu,
-        "bf16": on_gpu and torch.cuda.is_bf16_supported(including_emulation=False),
+        "bf16": precision() == torch.bfloat16,
         "ddp_backend": "gloo" if several and not on_gpu else None,
         "dataloader_pin_memory": on_gpu,
         # Micro-batches bound the activations, so recomputing them would cost time and save little.

@@ -13,6 +13,7 @@ from pathlib import Path
 from queue import SimpleQueue
 from weakref import WeakValueDictionary
 
+import torch
 from transformers import PreTrainedModel
 
 from sft import models
@@ -146,6 +147,7 @@ class Weights:
             self._held.pop(key).forget()
         if gone:
             gc.collect()  # layers and model refer to each other in places
+            torch.cuda.empty_cache()  # a training takes what this process keeps on a GPU for taken
 
     def forget(self) -> None:
         """Lets go of everything. A conversation under way goes on with what it has."""

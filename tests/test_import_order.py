@@ -9,13 +9,13 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ORDER = [
-    "sft.errors", "sft.messages", "sft.json_text", "sft.reply_format", "sft.bootstrap", "sft.scores", "sft.verdict",
-    "sft.config", "sft.text_files", "sft.stored_rows", "sft.files", "sft.tables", "sft.shapes", "sft.data",
-    "sft.layout", "sft.origins", "sft.traits", "sft.chat_format", "sft.best_prompt", "sft.token_text",
+    "sft.errors", "sft.failures", "sft.messages", "sft.json_text", "sft.reply_format", "sft.bootstrap", "sft.scores",
+    "sft.verdict", "sft.config", "sft.text_files", "sft.stored_rows", "sft.files", "sft.tables", "sft.shapes",
+    "sft.data", "sft.layout", "sft.origins", "sft.traits", "sft.chat_format", "sft.best_prompt", "sft.token_text",
     "sft.embeddings", "sft.finding", "sft.token_findings", "sft.doctor", "sft.mismatch", "sft.prompts",
     "sft.sandbox", "sft.check", "sft.embedded", "sft.calibration", "sft.row_cache", "sft.row_file",
     "sft.prepare", "sft.events",
-    "sft.run_status", "sft.runs_lock", "sft.run", "sft.runs", "sft.evaluation", "sft.votes", "sft.failures",
+    "sft.run_status", "sft.runs_lock", "sft.run", "sft.runs", "sft.evaluation", "sft.votes",
     "LINE",
     "sft.models", "sft.memory", "sft.training_format", "sft.attention", "sft.batches", "sft.layers",
     "sft.trainer", "sft.adapter", "sft.recorder", "sft.checkpoints", "sft.snapshots", "sft.greedy",

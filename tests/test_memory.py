@@ -69,7 +69,7 @@ def test_a_run_that_does_not_fit_loads_nothing(config, tiny_model, tmp_path, wri
     from sft.train import train
 
     monkeypatch.setattr(memory, "available", lambda: 1000)
-    monkeypatch.setattr(models, "load_base", lambda folder: pytest.fail("the model was loaded"))
+    monkeypatch.setattr(models, "load_base", lambda *given: pytest.fail("the model was loaded"))
     settings = replace(config, dataset=str(write_rows([{"question": "One?", "answer": "1"}])))
     run = create_run(settings, tmp_path)
     with pytest.raises(ConfigError, match="GB of memory"):

@@ -15,7 +15,9 @@ from sft.attention import EACH_ROW, each_row
 from sft.batches import FlatCollator, PaddedCollator
 from sft.chat_format import IGNORED
 from sft.layers import FastLayer, speed_up
-from sft.trainer import EXACT, Trainer, collator_for, device_arguments, token_losses
+from sft.trainer import EXACT, Trainer, collator_for, device_arguments, to_device, token_losses
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU"))]
 
 
 def row(ids, prompt):
@@ -116,19 +118,22 @@ def test_in_bfloat16_the_gradients_of_many_rows_are_summed_up_without_rounding()
     assert torch.allclose(gradient_of_shared(torch.bfloat16), wanted, rtol=0.01)
 
 
-def test_in_bfloat16_fast_layers_are_as_close_to_the_truth_as_plain_ones():
-    """The truth: the same weights in float64. Plain layers compute under autocast, as they do on a GPU."""
+@pytest.mark.parametrize("device", DEVICES)
+def test_in_bfloat16_fast_layers_are_as_close_to_the_truth_as_plain_ones(device):
+    """The truth: the same weights in float64. Plain layers compute under autocast, as training has it on a GPU."""
     rows = random_rows(random.Random(2), 12, 6)
-    model = with_lora(small("qwen2").bfloat16())
-    exact = with_lora(small("qwen2"))
+    model = with_lora(small("qwen2").bfloat16()).to(device)
+    exact = with_lora(small("qwen2")).to(device)
     exact.load_state_dict(model.state_dict())
     batch = collator_for(model, rows)(rows)
+    batch["parts"] = [to_device(part, device) for part in batch["parts"]]
     collator_for(exact, rows)
     wanted = gradients(exact, losses_of(exact, batch))
 
     def errors():
-        with torch.autocast("cpu", torch.bfloat16):
-            found = gradients(model, losses_of(model, batch))
+        with torch.autocast(device, torch.bfloat16):
+            losses = losses_of(model, batch)
+        found = gradients(model, losses)
         assert found.keys() == wanted.keys()
         return torch.tensor([(found[name] - wanted[name]).norm() / wanted[name].norm() for name in wanted])
 
