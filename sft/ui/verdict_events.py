@@ -57,8 +57,9 @@ def follow(owner, name, seen: tuple | None) -> tuple:
     """The same as the page turns, where there is something else to see than was `seen`: whoever browses the rows of a
     run goes on with them. Ends in what is seen now."""
     run = _measurable(owner, name)
-    now = run and (run.name, read_progress(run), _written(run), Contestant(run).written, training_in(runs_dir()))
-    return *((gr.skip(),) * SHOWN if now == seen and now else look(owner, name)), now
+    now = run and (run.name, _written(run), Contestant(run).written, training_in(runs_dir()))
+    same = run and now == seen and not _works(read_progress(run))
+    return *((gr.skip(),) * SHOWN if same else look(owner, name)), now
 
 
 def _works(progress: dict | None) -> bool:
