@@ -10,7 +10,7 @@ from pathlib import Path
 from sft.errors import RunError
 
 _NO_MEMORY = ("allocate memory", "not enough memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED")
-_NO_SPACE = ("No space left on device", "Disk quota exceeded", "PytorchStreamWriter failed")
+_NO_SPACE = ("No space left on device", "Disk quota exceeded", "PytorchStreamWriter failed", "iostream error")
 _READ_ONLY = ("Read-only file system", "Permission denied")
 
 
@@ -40,8 +40,12 @@ def no_memory(error: BaseException) -> bool:
     return named or _says(error, _NO_MEMORY)
 
 
-def disk_full(error: BaseException) -> bool:
-    return _has_number(error, errno.ENOSPC, errno.EDQUOT) or _says(error, _NO_SPACE)
+def disk_full(error: BaseException | None) -> bool:
+    """Also where another error came of it: torch stumbles over the file that it could not write."""
+    if error is None:
+        return False
+    said = _has_number(error, errno.ENOSPC, errno.EDQUOT) or _says(error, _NO_SPACE)
+    return said or disk_full(error.__cause__ or error.__context__)
 
 
 def _has_number(error: BaseException, *numbers: int) -> bool:

@@ -20,6 +20,7 @@ from sft.run_status import Status, read_status, write_status
 from sft.runs_lock import locked
 
 LOCAL_OWNER = "local"
+LITTLE = 16_384  # bytes of room in which not even a status fits reliably
 _CHECKPOINT = re.compile(r"checkpoint-(\d+)")
 
 
@@ -125,6 +126,8 @@ class Run:
         ended = f"The process {status.pid} ended without a word at step {status.step}"
         if not os.access(self.folder, os.W_OK):
             return f"{ended}; its folder cannot be written."
+        if shutil.disk_usage(self.folder).free < LITTLE:
+            return f"{ended}; the disk of its folder is full."
         held = next((event["memory"] for event in reversed(self.events("log")) if event.get("memory")), None)
         if any(event.get("device") != "cpu" for event in self.events("start")):  # it is a GPU's
             held = None

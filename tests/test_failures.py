@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tiny_models import tiny_tokenizer
 
 from sft import failures
 
@@ -27,6 +28,20 @@ def test_memory_that_ran_out_is_told_with_what_to_change(refused):
         refused()
     told = str(failures.told(caught.value, 7, Path()))
     assert "Out of memory at step 7." in told and "per_device_train_batch_size" in told
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda: torch.save({"a": torch.randn(60_000)}, "/dev/full"),
+        lambda: tiny_tokenizer(None).backend_tokenizer.save("/dev/full"),
+    ],
+    ids=["torch", "tokenizers"],
+)
+def test_a_full_disk_is_known_by_what_libraries_say_of_it(write):
+    with pytest.raises(Exception) as caught:
+        write()
+    assert "The disk is full at step 7" in str(failures.told(caught.value, 7, Path()))
 
 
 def test_a_full_disk_and_a_folder_without_rights_are_told_apart(tmp_path):

@@ -155,13 +155,14 @@ def fill(folder: Path, free: int) -> Path:
     return filler
 
 
-def test_a_full_disk_costs_checkpoints_and_then_the_end_but_not_the_run(forks, config, small_disk, whole):
+@pytest.mark.parametrize("free", [24_000, 40_000, 56_000, 72_000])
+def test_a_full_disk_costs_checkpoints_and_then_the_end_but_not_the_run(forks, config, small_disk, whole, free):
     run = create_run(config, small_disk / "runs", "full")
     child = begin(forks, run)
     at_step(run, 3, child)
-    filler = fill(small_disk, free=40_000)
+    filler = fill(small_disk, free=free)
     os.kill(child, signal.SIGCONT)
-    assert exit_code(forks) == 2
+    assert exit_code(forks) == 2, run.log_tail()
     status = run.status()
     assert status.state == "failed" and "The disk is full at step 12" in status.message
     assert "Free some space" in status.message
@@ -172,6 +173,16 @@ def test_a_full_disk_costs_checkpoints_and_then_the_end_but_not_the_run(forks, c
     run.enter_line()
     begin(forks, run)
     assert_finished_like(whole, forks, run)
+
+
+def test_where_there_is_no_room_for_a_last_word_the_reader_says_why(forks, config, small_disk):
+    run = create_run(config, small_disk / "runs", "full")
+    child = begin(forks, run)
+    at_step(run, 3, child)
+    fill(small_disk, free=4096)
+    os.kill(child, signal.SIGKILL)
+    assert exit_code(forks) == -signal.SIGKILL
+    assert run.status().state == "interrupted" and "the disk of its folder is full" in run.status().message
 
 
 def test_a_folder_that_becomes_read_only_ends_the_run_with_a_reason_and_stays_readable(
