@@ -164,5 +164,6 @@ def _machine() -> list:
     about = Path("/proc/cpuinfo")
     names = [line for line in about.read_text().splitlines() if "model name" in line] if about.is_file() else []
     chosen = [os.environ.get(name) for name in ("OMP_NUM_THREADS", "CUDA_VISIBLE_DEVICES")]
-    gpus = sorted(path.read_text() for path in Path("/proc/driver/nvidia/gpus").glob("*/information"))
+    told = [path.read_text().splitlines() for path in Path("/proc/driver/nvidia/gpus").glob("*/information")]
+    gpus = sorted(line for lines in told for line in lines if line.startswith("Model:"))
     return [platform.machine(), platform.processor(), names, os.cpu_count(), *chosen, gpus]

@@ -52,9 +52,10 @@ class Checkpoints(TrainerCallback):
             # not SFTTrainer's, which writes a model card first
             transformers.Trainer._save_checkpoint(trainer, trainer.model, trial=None)
         except Exception as error:  # each library has its own; that of tokenizers is no more than this
-            if not failures.disk_full(error):
+            full = failures.disk_full(error)
+            if not full:
                 raise
-            return error
+            return full
         return None
 
     def _put_in_place(self, step: int, problem: Exception | None) -> None:

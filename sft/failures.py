@@ -22,8 +22,8 @@ def told(error: BaseException, step: int, folder: Path) -> RunError | None:
             "Lower per_device_train_batch_size (gradient_accumulation_steps makes up for it) or max_length, or take a "
             "smaller model; then start it as a new run. Where another program took the memory, resume.",
         )
-    if disk_full(error):
-        return RunError(f"The disk is full at step {step}: {error}", "Free some space, then resume the run.")
+    if full := disk_full(error):
+        return RunError(f"The disk is full at step {step}: {full}", "Free some space, then resume the run.")
     if _has_number(error, errno.EROFS, errno.EACCES, errno.EPERM) or _says(error, _READ_ONLY):
         if os.access(folder, os.W_OK):  # so it is something else, such as the model
             return RunError(
@@ -40,12 +40,11 @@ def no_memory(error: BaseException) -> bool:
     return named or _says(error, _NO_MEMORY)
 
 
-def disk_full(error: BaseException | None) -> bool:
-    """Also where another error came of it: torch stumbles over the file that it could not write."""
-    if error is None:
-        return False
-    said = _has_number(error, errno.ENOSPC, errno.EDQUOT) or _says(error, _NO_SPACE)
-    return said or disk_full(error.__cause__ or error.__context__)
+def disk_full(error: BaseException | None) -> BaseException | None:
+    """The error that says so: this one, or one that it came of, for torch stumbles over what it could not write."""
+    if error is None or _has_number(error, errno.ENOSPC, errno.EDQUOT) or _says(error, _NO_SPACE):
+        return error
+    return disk_full(error.__cause__ or (None if error.__suppress_context__ else error.__context__))
 
 
 def _has_number(error: BaseException, *numbers: int) -> bool:

@@ -59,7 +59,7 @@ def measure(config: TrainConfig) -> Calibration:
         predicted = work @ costs
         return Calibration(
             work=costs,
-            forward=_forward(trainer) / predicted[steps.index([USUAL])],
+            forward=_forward(trainer, costs),
             start_up=loaded + max(0.0, watch.seconds[0] - predicted[0]),
             reply_token=_reply_token(trainer.model),
             checkpoint=_timed(lambda: transformers.Trainer._save_checkpoint(trainer, trainer.model, trial=None)),
@@ -113,11 +113,12 @@ def _batch(trainer, shapes: list[tuple[int, int, int]]) -> dict:
     }
 
 
-def _forward(trainer) -> float:
-    """Seconds to measure the loss on the usual rows."""
-    rows = Dataset.from_list(_rows(*_sized(USUAL), trainer.model.config.vocab_size))
-    trainer.evaluate(rows)
-    return _timed(lambda: trainer.evaluate(rows))
+def _forward(trainer, costs: list[float]) -> float:
+    """Seconds to measure the loss on a batch, over those that a step takes with it."""
+    rows = _rows(*USUAL, trainer.model.config.vocab_size)
+    held_out = Dataset.from_list(rows)
+    trainer.evaluate(held_out)
+    return _timed(lambda: trainer.evaluate(held_out)) / float(work_in(trainer.data_collator(rows)) @ np.array(costs))
 
 
 def _reply_token(model) -> float:

@@ -126,15 +126,15 @@ class Run:
         ended = f"The process {status.pid} ended without a word at step {status.step}"
         if not os.access(self.folder, os.W_OK):
             return f"{ended}; its folder cannot be written."
-        if shutil.disk_usage(self.folder).free < LITTLE:
-            return f"{ended}; the disk of its folder is full."
         held = next((event["memory"] for event in reversed(self.events("log")) if event.get("memory")), None)
         if any(event.get("device") != "cpu" for event in self.events("start")):  # it is a GPU's
             held = None
         of_memory = (
             f" It held {gigabytes(held)} of the {gigabytes(psutil.virtual_memory().total)} of memory." if held else ""
         )
-        return f"{ended}; it was killed, or ran out of memory.{of_memory}"
+        no_room = shutil.disk_usage(self.folder).free < LITTLE
+        of_disk = " The disk of its folder is full now." if no_room else ""
+        return f"{ended}; it was killed, or ran out of memory.{of_memory}{of_disk}"
 
     # ---- events and log ----
 

@@ -33,16 +33,16 @@ class Chooser:
     def __call__(self, logits: torch.Tensor) -> int:
         """logits [vocabulary] → a token id."""
         sampling = self.sampling
+        if not logits.max().isfinite():  # it is not where any is NaN; and sampling would end the process on a GPU
+            raise ModelError(
+                "What the model thinks of the next token is no number: its weights are broken, or they diverged.",
+                "Train again with a lower learning rate, or choose another model.",
+            )
         if sampling.temperature < GREEDY:
             return int(logits.argmax())
         if self.random is None:
             self.random = torch.Generator(logits.device).manual_seed(sampling.seed)
         scores = logits[None].float() / sampling.temperature
-        if not scores.isfinite().all():  # a GPU would end the process instead
-            raise ModelError(
-                "What the model thinks of the next token is not a number: its weights diverged in training.",
-                "Train again with a lower learning rate.",
-            )
         if sampling.top_p < 1:
             scores = _only_likeliest(scores, sampling.top_p)
         return int(torch.multinomial(scores.softmax(-1), 1, generator=self.random))

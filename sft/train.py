@@ -58,6 +58,8 @@ def train(config: TrainConfig, run: Run) -> None:
 def _train(config: TrainConfig, run: Run, recorder: Recorder) -> None:
     recorder.state("preparing", "Loading the model and the data.")
     _check_tracker(config.report_to)
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))  # else all would load on the first
     folder = models.locate(config.model, lambda said, share: recorder.preparing(share, said))
     chat_format = _chat_format(config, folder, recorder)
     recorder.check_stop()
@@ -128,10 +130,7 @@ def _fail(recorder: Recorder, reason: str) -> None:
 
 
 def load_model(config: TrainConfig, folder: Path):
-    """The base model, on the GPU of this process where there are several. In float32 where all of it is trained:
-    bfloat16 would lose small steps."""
-    if torch.cuda.is_available():
-        torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
+    """The base model, in float32 where all of it is trained: bfloat16 would lose small steps."""
     return models.load_base(folder, torch.float32 if config.finetuning_type == "full" else None)
 
 

@@ -1,6 +1,7 @@
 """What a GPU does otherwise: bfloat16 and its own attention kernels.
 
-All other tests compute on the CPU. These need one that has bfloat16, and SFT_GPU=1 python -m pytest tests/test_gpu.py
+These need one that has bfloat16, and SFT_GPU=1 python -m pytest tests/test_gpu.py tests/test_trainer.py
+All other tests, and without SFT_GPU these too, see no GPU.
 """
 
 import random

@@ -26,6 +26,7 @@ def test_only_the_likeliest_tokens_up_to_a_share_are_chosen():
 
 
 @pytest.mark.parametrize("odd", [float("nan"), float("inf")])
-def test_weights_that_diverged_are_told_in_words(odd):
-    with pytest.raises(ModelError, match="is not a number"):
-        Chooser(Sampling(temperature=0.7))(torch.tensor([0.0, odd, 1.0]))
+@pytest.mark.parametrize("temperature", [0, 0.7])
+def test_weights_that_diverged_are_told_in_words(odd, temperature):
+    with pytest.raises(ModelError, match="is no number"):
+        Chooser(Sampling(temperature=temperature))(torch.tensor([0.0, odd, 1.0]))

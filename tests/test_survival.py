@@ -182,7 +182,7 @@ def test_where_there_is_no_room_for_a_last_word_the_reader_says_why(forks, confi
     fill(small_disk, free=4096)
     os.kill(child, signal.SIGKILL)
     assert exit_code(forks) == -signal.SIGKILL
-    assert run.status().state == "interrupted" and "the disk of its folder is full" in run.status().message
+    assert run.status().state == "interrupted" and "The disk of its folder is full now." in run.status().message
 
 
 def test_a_folder_that_becomes_read_only_ends_the_run_with_a_reason_and_stays_readable(

@@ -37,7 +37,7 @@ from sft.ui import (
     watch,
     who,
 )  # fmt: skip
-from sft.ui.talk import Who, contest_of
+from sft.ui.talk import Talk, Who, contest_of
 
 NASTY = '<img src=x onerror="alert(1)">${alert(2)}`'
 CONFIG = TrainConfig.from_dict({"dataset": "examples/support-json.jsonl", "max_steps": 4})
@@ -427,15 +427,16 @@ def test_nobody_to_answer_is_told_in_words(nobody):
 
 
 def test_beside_a_base_model_alone_the_page_says_whether_there_is_a_run_by_now(runs):
-    chosen = f"{who.BASE_ALONE}embedded"
-    assert who.ALONE in _refresh_chat("local", chosen)[1]
+    chosen, talk = f"{who.BASE_ALONE}embedded", Talk(Who(base="embedded"))
+    assert who.ALONE in _refresh_chat("local", chosen, talk)[1]
     run = create_run(CONFIG, runs, "one")
     run.adapter.mkdir()
     run.set_status("finished", step=4, max_steps=4)
-    choices, told = _refresh_chat("local", chosen)
+    choices, told = _refresh_chat("local", chosen, talk)
     assert told == "" and ("one", "one") in choices["choices"] and "value" not in choices
-    assert _refresh_chat("local", None)[0]["value"] == "one"
-    assert _refresh_chat("local", "one")[1] == gr.skip()
+    assert _refresh_chat("local", None, Talk())[0]["value"] == "one"
+    for other in ("one", f"{who.BASE_ALONE}HuggingFaceTB/SmolLM2-135M"):  # the page has not turned to it
+        assert _refresh_chat("local", other, talk)[1] == gr.skip()
 
 
 def test_no_run_is_told_in_words():

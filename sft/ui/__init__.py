@@ -17,6 +17,7 @@ from sft.runs import list_runs, runs_dir
 from sft.ui import chat, preview, run_view, tune, visitors, who
 from sft.ui.floor import quiet
 from sft.ui.readiness import READINESS
+from sft.ui.talk import Talk
 
 _HERE = Path(__file__).parent
 _QUIET = {"show_progress": "hidden", "api_visibility": "private"}
@@ -89,7 +90,10 @@ def build() -> gr.Blocks:
         # A page's events of one kind come one after the other: what takes seconds is the last.
         chat_tab.select(None, js="() => nameThePanes()", **_QUIET)
         chat_tab.select(
-            _refresh_chat, [owner_st, chat_parts["run_dd"]], [chat_parts["run_dd"], chat_parts["state_html"]], **_QUIET
+            _refresh_chat,
+            [owner_st, chat_parts["run_dd"], chat_parts["talk_st"]],
+            [chat_parts["run_dd"], chat_parts["state_html"]],
+            **_QUIET,
         )
         chat_tab.select(_import_chat, **_QUIET)
         chat_tab.select(lambda: True, None, chat_parts["in_sight_st"], **_QUIET).then(**chat_parts["readying"])
@@ -115,7 +119,7 @@ def _wire(demo, tabs, owner_st, browser_bs, banner_html, ready_timer, preview_pa
         return gr.Tabs(selected="chat"), chosen, replace(talk, controls=None), ""
 
     demo.load(arrive, browser_bs, [owner_st, browser_bs, run_dd], **_QUIET).then(**tune_parts["looking"]).then(
-        _refresh_chat, [owner_st, chat_dd], [chat_dd, chat_parts["state_html"]], **_QUIET
+        _refresh_chat, [owner_st, chat_dd, chat_parts["talk_st"]], [chat_dd, chat_parts["state_html"]], **_QUIET
     )
     ready_timer.tick(
         watch, model_dds, [banner_html, ready_timer, *model_dds], queue=False, **_QUIET
@@ -179,15 +183,16 @@ def _import_chat() -> None:
     import sft.chat  # noqa: F401
 
 
-def _refresh_chat(owner: str, chosen: str | None) -> tuple:
+def _refresh_chat(owner: str, chosen: str | None, talk: Talk) -> tuple:
     """The chat's choices now; the newest run is chosen where nothing is. What a visitor has chosen stays untouched:
-    another choice may have been made since. Beside a base model alone it says whether there is a run by now."""
+    another choice may have been made since. A page that has turned to a base model alone says whether there is a run by
+    now."""
     if not visitors.known(owner):
         return gr.skip(), gr.skip()  # the page is still loading, and comes back here when it has
     options = who.choices(owner)
     values = [value for _, value in options]
     if chosen in values:
-        alone = chosen.startswith(who.BASE_ALONE) and who.who_of(owner, chosen, 0, "", False)
-        return gr.update(choices=options), who.state(owner, alone)[0] if alone else gr.skip()
+        alone = bool(talk.who.base) and who.value_of(talk.who) == chosen
+        return gr.update(choices=options), who.state(owner, talk.who)[0] if alone else gr.skip()
     default = next((value for value in values if not value.startswith(who.BASE_ALONE)), f"{who.BASE_ALONE}embedded")
     return gr.update(choices=options, value=default), gr.skip()

@@ -24,7 +24,7 @@ def build(owner_st: gr.State, run_dd: gr.Dropdown) -> list[dict]:
     """Builds and wires the panel. `run_dd` says which run. Returns what follows when the page has turned to it."""
     open_st, filled_st = gr.State(False), gr.State(Filled())
     at_st, before_st = gr.State(0), gr.State(None)  # the page of rows, and when the result before was written
-    seen_st = gr.State(None)  # what the panel told when the page turned
+    seen_st = gr.State(None)  # what the panel was made of
     with gr.Accordion("Prompt or tune?", open=False, elem_id="verdict") as panel:
         gr.Markdown(ABOUT)
         form = _form()
@@ -46,7 +46,7 @@ def build(owner_st: gr.State, run_dd: gr.Dropdown) -> list[dict]:
 
     about = [owner_st, run_dd]
     browsing = [at_st, rows_html, back_btn, on_btn]
-    shown = [state_html, result_html, start_btn, stop_btn, timer, rows_col, filter_rd, *browsing, before_st]
+    shown = [state_html, result_html, start_btn, stop_btn, timer, rows_col, filter_rd, *browsing, before_st, seen_st]
     looking = {"fn": look, "inputs": about, "outputs": shown, **_QUIET}
     filling = {
         "fn": fill, "inputs": [*about, open_st, filled_st, form[0]],
@@ -60,7 +60,7 @@ def build(owner_st: gr.State, run_dd: gr.Dropdown) -> list[dict]:
     stop_btn.click(user_errors(stop), about, shown, **once)
     for trigger, way in ((filter_rd.input, None), (back_btn.click, -1), (on_btn.click, 1)):
         trigger(partial(turn, way), [*about, filter_rd, at_st], browsing, trigger_mode="always_last", **_QUIET)
-    turned = {**looking, "fn": follow, "inputs": [*about, seen_st], "outputs": [*shown, seen_st]}
+    turned = {**looking, "fn": follow, "inputs": [*about, seen_st]}
     return [{**following, "trigger_mode": "always_last", "concurrency_limit": 8} for following in (turned, filling)]
 
 

@@ -26,7 +26,7 @@ NO_ROWS = (
     "held out: name an evaluation file or split, or set eval_share."
 )
 STOPPED = "Stopped. Nothing of it was kept; an earlier result stays."
-SHOWN = 12  # what `look` gives
+SHOWN = 13  # what `look` gives
 OLD = "The run was trained further after this was measured. Measure again."
 
 
@@ -44,22 +44,24 @@ class Filled:
 
 
 def look(owner, name, said: str = "") -> tuple:
-    """All of the panel, and, while it works, when the result was written that is there until then. `said` is a word on
-    what was just done."""
+    """All of the panel; while it works, when the result was written that is there until then; and what it was made of.
+    `said` is a word on what was just done."""
     run = _measurable(owner, name)
     if run is None:
-        return *_panel(paint.empty(NO_RUN), None), None
+        return *_panel(paint.empty(NO_RUN), None), None, None
     progress, written = read_progress(run), _written(run)
-    return *_of_run(run, progress, said), written if _works(progress) else None
+    return *_of_run(run, progress, said), written if _works(progress) else None, _made_of(run)
 
 
 def follow(owner, name, seen: tuple | None) -> tuple:
     """The same as the page turns, where there is something else to see than was `seen`: whoever browses the rows of a
-    run goes on with them. Ends in what is seen now."""
+    run goes on with them."""
     run = _measurable(owner, name)
-    now = run and (run.name, _written(run), Contestant(run).written, training_in(runs_dir()))
-    same = run and now == seen and not _works(read_progress(run))
-    return *((gr.skip(),) * SHOWN if same else look(owner, name)), now
+    return (gr.skip(),) * SHOWN if run and _made_of(run) == seen else look(owner, name)
+
+
+def _made_of(run: Run) -> tuple:
+    return run.name, read_progress(run), _written(run), Contestant(run).written, training_in(runs_dir())
 
 
 def _works(progress: dict | None) -> bool:
@@ -83,11 +85,11 @@ def tick(owner, name, before: float | None) -> tuple:
     was written that was there meanwhile: where there is no other one, somebody has stopped it. It is None where the
     end has been seen: a tick that comes late leaves the rows as they are browsed."""
     if before is None:
-        return (gr.skip(),) * 12
+        return (gr.skip(),) * SHOWN
     run = _measurable(owner, name)
     progress = read_progress(run) if run else None
     if _works(progress):
-        return working(progress), *(gr.skip(),) * 11
+        return working(progress), *(gr.skip(),) * (SHOWN - 1)
     return look(owner, name, STOPPED if run and _written(run) == before else "")
 
 

@@ -366,7 +366,7 @@ def test_many_clients_at_once_each_hear_their_own_adapter(space, tiny_model):
     def chat_as(name):
         client = Client(demo, name)
         client.call("arrive", [{"owner": owners[name], "run": ""}])
-        client.call("_refresh_chat", [None, None])
+        client.call("_refresh_chat", [None, None, None])
         controls = [name, 1, "", False, "right"]
         client.call("turn", [None, *controls, "", "", None, None, None])
         with suppress(threading.BrokenBarrierError):

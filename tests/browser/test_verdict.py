@@ -43,6 +43,7 @@ def test_how_far_a_measurement_is_then_the_verdict_and_its_rows(chat, run):
         expect(panel.get_by_role("button", name="Stop")).to_be_visible()
         report("tuned model", 0.9)
         expect(panel.locator(".measuring")).to_contain_text("Tuned model")
+        keep(run, evaluation())
     expect(panel.get_by_role("button", name="Start")).to_be_enabled()  # the timer has seen that it ended
     expect(panel.locator(".measuring")).to_have_count(0)
 
