@@ -78,7 +78,7 @@ def build() -> gr.Blocks:
         turn_btn = gr.Button("Turn", visible="hidden", elem_id="turn")
         with gr.Tabs(elem_id="tabs") as tabs:
             with gr.Tab("1 · Preview", id="preview"):
-                preview_parts = preview.build(demo)
+                preview_parts = preview.build()
             with gr.Tab("2 · Tune", id="tune") as tune_tab:
                 tune_parts = tune.build(owner_st)
             with gr.Tab("3 · Chat", id="chat") as chat_tab:

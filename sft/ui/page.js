@@ -30,24 +30,6 @@
     element.querySelectorAll(".scroll").forEach((each, index) => (each.scrollTop = scrolled[index] ?? 0));
     light({ target: document.activeElement });
   };
-  // Gradio tells of keys that write, but not of pasting, deleting and what a telephone's keyboard puts in.
-  let pressed = null; // the field in which a key was pressed whose writing is still to come
-  const edited = (event) => {
-    if (pressed !== event.target && event.target.matches?.(".turn textarea")) {
-      event.target.dispatchEvent(new KeyboardEvent("keypress", { key: "Unidentified" }));
-    }
-    pressed = null;
-  };
-  // A click on a message's buttons draws all anew. Until then a second one would be of a row that the server knows no more.
-  const redraw = (event) => {
-    if (!event.target.closest?.(".turn button")) return;
-    document.body.classList.add("redrawing");
-    setTimeout(() => document.body.classList.remove("redrawing"), 1000);
-  };
-  document.addEventListener("click", redraw);
-  document.addEventListener("keypress", (event) => (pressed = event.isTrusted ? event.target : null), true);
-  document.addEventListener("keyup", () => (pressed = null), true);
-  document.addEventListener("input", edited);
   document.addEventListener("mouseover", light);
   document.addEventListener("focusin", light);
   document.addEventListener("click", go);

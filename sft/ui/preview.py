@@ -4,7 +4,6 @@ Components, then handlers, then wiring. Every view is painted from one `ChatForm
 """
 
 import json
-import time
 from dataclasses import asdict
 
 import gradio as gr
@@ -13,10 +12,10 @@ from sft import doctor, models
 from sft.chat_format import ChatFormat, Rendered, presets
 from sft.data import conversations
 from sft.errors import ConfigError, DataError, TemplateError, UserError
-from sft.messages import parse_conversation
+from sft.messages import ROLES, parse_conversation
 from sft.mismatch import mismatch
 from sft.tables import Table
-from sft.ui import editor, paint, versus, views
+from sft.ui import paint, versus, views
 from sft.ui.inputs import DATA, Template, changed_format, format_of, preset_of, user_errors
 from sft.ui.sources import Source, table_of
 
@@ -48,15 +47,11 @@ _QUIET = {"show_progress": "hidden", "api_visibility": "private"}
 _LIVE = {**_QUIET, "trigger_mode": "always_last", "concurrency_limit": 4}  # while a person types, the last key counts
 
 
-def build(demo: gr.Blocks) -> dict:
+def build() -> dict:
     """Builds the tab's components and wires them. Returns what other tabs or the page's load need."""
-    # The conversation as `parse_conversation` reads it: its tools are part of what the model reads. The editor changes
-    # it in place: were every change a new one, of two at the same time one would be lost.
-    first = _example("With a system message", 1)
-    conversation_st = gr.State(first)
-    shape_st = gr.State(0)  # when the editor had to be drawn anew: messages added, removed, moved, replaced
     template_st = gr.State(None)  # the Template that is picked, None for the model's own
     edited_st = gr.State(None)  # the one that was last edited here, so that it can be compared and picked again
+    first = _example("With a system message", 1)
 
     with gr.Row(elem_classes="preview"):
         with gr.Column(scale=4, min_width=320):
@@ -91,9 +86,15 @@ def build(demo: gr.Blocks) -> dict:
                 row_nb = gr.Number(1, label="Row", minimum=1, precision=0, visible=False, min_width=90)
             with gr.Tabs():
                 with gr.Tab("Editor"):
-                    # the editor is wired below, when there is something to show
-                    editor_column = gr.Column()
-                    add_btn = gr.Button("Add a message", size="sm")
+                    # the conversation as `parse_conversation` reads it: its tools are part of what the model reads
+                    editor_html = gr.HTML(
+                        first,
+                        roles=list(ROLES),
+                        html_template="<div></div>",
+                        js_on_load="window.sftEditor(element, props, watch, () => trigger('input'));",
+                        apply_default_css=False,
+                        elem_id="editor",
+                    )
                 with gr.Tab("JSON") as json_tab:
                     json_tb = gr.Code(_dump(first), language="json", label="Messages as JSON", lines=12)
                     json_html = gr.HTML()
@@ -134,29 +135,13 @@ def build(demo: gr.Blocks) -> dict:
 
     shown = [views_html, findings_html, sent_html, matrix_html, source_html, versus_html, what_if_html]
     format_inputs = [model_dd, template_st, kwargs_tb, date_tb, versus_dd, edited_st]
-    view_inputs = [*format_inputs, conversation_st, prompt_cb]
+    view_inputs = [*format_inputs, editor_html, prompt_cb]
 
-    def live(trigger, change, inputs):
-        """Wires a change of the words, made in place: what it changes to be seen comes back in one round trip."""
-        follows = [shown.index(each) for each in (views_html, findings_html, sent_html, versus_html)]
-
-        def changed(*values):
-            *own, conversation = values[: len(inputs) + 1]
-            *format_values, prompted = values[len(inputs) + 1 :]
-            if not change(*own, conversation):
-                return (gr.skip(),) * len(follows)
-            seen = show(*format_values, conversation, prompted)
-            return tuple(seen[at] for at in follows)
-
-        outputs = [shown[at] for at in follows]
-        trigger(changed, [*inputs, conversation_st, *format_inputs, prompt_cb], outputs, **_LIVE)
-
-    with editor_column:
-        editor.build(demo, conversation_st, shape_st, live)
+    # ---- handlers ----
 
     def choose_row(name, row):
         conversation = _example(name, int(row or 1))
-        return conversation, time.time_ns(), _dump(conversation), ""
+        return conversation, _dump(conversation), ""
 
     def choose_example(name):
         rows = len(_table(name).rows) if name.startswith(IN_DATA) else 0
@@ -167,31 +152,28 @@ def build(demo: gr.Blocks) -> dict:
         try:
             conversation = asdict(parse_conversation(json.loads(text)))
         except (ValueError, RecursionError) as error:
-            return gr.skip(), gr.skip(), paint.problem("Not JSON yet", str(error))
+            return gr.skip(), paint.problem("Not JSON yet", str(error))
         except UserError as error:
-            return gr.skip(), gr.skip(), paint.problem("Not a conversation yet", error.message, error.hint)
-        return conversation, time.time_ns(), ""
+            return gr.skip(), paint.problem("Not a conversation yet", error.message, error.hint)
+        return conversation, ""
 
     # ---- wiring ----
 
     see = {"fn": show, "inputs": view_inputs, "outputs": shown, **_LIVE}
-    chosen = [conversation_st, shape_st, json_tb, json_html]
+    chosen = [editor_html, json_tb, json_html]
     # A dropdown's `input` also fires when its field is left, and would undo what was written elsewhere meanwhile.
     example_dd.change(user_errors(choose_example), example_dd, [*chosen, row_nb], **_LIVE).then(**see)
     row_nb.change(user_errors(choose_row), [example_dd, row_nb], chosen, **_LIVE).then(**see)
-    json_tb.input(from_json, json_tb, [conversation_st, shape_st, json_html], **_LIVE).then(**see)
-    json_tab.select(_dump, conversation_st, json_tb, **_QUIET)
-    # each of two quick clicks adds one: the conversation is changed in place, so none undoes another
-    add_btn.click(editor.add_message, conversation_st, shape_st, trigger_mode="multiple", **_QUIET)
-    shape_st.change(**see)
-    for trigger in (prompt_cb.change, kwargs_tb.change, date_tb.change, versus_dd.input):
+    json_tb.input(from_json, json_tb, [editor_html, json_html], **_LIVE).then(**see)
+    json_tab.select(_dump, editor_html, json_tb, **_QUIET)
+    for trigger in (editor_html.input, prompt_cb.change, kwargs_tb.change, date_tb.change, versus_dd.input):
         trigger(**see)
     sources = {"fn": user_errors(choose_template), "outputs": [template_st, source_code, other_tb], **_LIVE}
     template_inputs = [template_dd, model_dd, other_tb, edited_st, template_st]
     for trigger in (template_dd.change, model_dd.change, other_tb.submit):
         trigger(inputs=template_inputs, **sources).then(**see)
     source_code.input(edit, source_code, [template_st, edited_st, template_dd], **_LIVE).then(**see)
-    what_if_btn.click(user_errors(what_if), [*format_inputs, conversation_st], what_if_html, **_QUIET)
+    what_if_btn.click(user_errors(what_if), [*format_inputs, editor_html], what_if_html, **_QUIET)
     return {
         "model_dd": model_dd, "show": show, "view_inputs": view_inputs, "views": shown,
         "choose_template": choose_template, "template_inputs": template_inputs,
