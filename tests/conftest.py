@@ -14,7 +14,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     os.nice(10)  # as trainings are: else those of one worker stand still while another computes
 
 import pytest
-from tiny_models import save_pretrained_base_model, save_tiny_model, tiny_tokenizer
+from tiny_models import save_pretrained_base_model, save_tiny_model, save_tiny_run, tiny_tokenizer
 
 from sft import embedded, models
 from sft.chat_format import ChatFormat, preset
@@ -81,6 +81,21 @@ def runs(tmp_path, monkeypatch):
     """An empty runs folder, which the page takes for its own."""
     monkeypatch.setenv("SFT_RUNS_DIR", str(tmp_path))
     return tmp_path
+
+
+@pytest.fixture(scope="module")
+def two_runs_folder(tmp_path_factory, tiny_model):
+    root = tmp_path_factory.mktemp("runs")
+    save_tiny_run(root, "one", tiny_model, seed=1, snapshots=(2, 5))
+    save_tiny_run(root, "two", tiny_model, seed=2)
+    return root
+
+
+@pytest.fixture
+def two_runs(two_runs_folder, monkeypatch):
+    """The page's runs folder, with two runs of the tiny model: `one`, which has snapshots, and `two`."""
+    monkeypatch.setenv("SFT_RUNS_DIR", str(two_runs_folder))
+    return two_runs_folder
 
 
 @pytest.fixture
