@@ -16,6 +16,9 @@ from transformers.masking_utils import sdpa_mask
 
 # It plans anew for each shape, and here nearly every micro-batch has one of its own. Flash attention does not.
 torch.backends.cuda.enable_cudnn_sdp(False)
+# what SDPA calls on a CPU; names that torch does not promise to keep, but its version is pinned
+_FLASH = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+_FLASH_BACKWARD = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward
 EACH_ROW = "each_row"
 EXACT = {"llama", "qwen2", "qwen3"}  # architectures on which tests hold the flat layout against each row alone
 
@@ -41,8 +44,6 @@ def each_row(
     dropout: float = 0.0,
 ) -> torch.Tensor:
     """query [heads, L, d], key and value [key heads, L, d] → [L, heads, d]."""
-    count, longest = rows.shape
-
     found = F.scaled_dot_product_attention(
         _Spread.apply(query, rows),
         _Spread.apply(key, rows),
@@ -52,44 +53,83 @@ def each_row(
         scale=scale,
         enable_gqa=len(query) != len(key),
     )
-    return found.transpose(1, 2).reshape(count * longest, len(query), -1).index_select(0, back)
+    return _gathered(found, back)
+
+
+def _spread(states, rows):
+    """[heads, L, d] → [rows, heads, longest, d]."""
+    return states.index_select(1, rows.flatten()).view(len(states), *rows.shape, -1).transpose(0, 1)
+
+
+def _gathered(found, back):
+    """[rows, heads, longest, d] → [L, heads, d]."""
+    return found.transpose(1, 2).flatten(0, 1).index_select(0, back)
+
+
+def _collected(gradient, rows, length):
+    """[rows, heads, longest, d] → [heads, L, d]. What many rows share gets the sum of their gradients, which is made in
+    float32: in bfloat16 each addition would round."""
+    spread = gradient.transpose(0, 1).flatten(1, 2)
+    wide = torch.promote_types(gradient.dtype, torch.float32)
+    total = spread.new_zeros(len(spread), length, spread.shape[-1], dtype=wide)
+    return total.index_add_(1, rows.flatten(), spread.to(wide)).to(gradient.dtype)
 
 
 class _Spread(torch.autograd.Function):
-    """[heads, L, d] → [rows, heads, longest, d]. What many rows share gets the sum of their gradients, which is made in
-    float32: in bfloat16 each addition would round."""
-
     @staticmethod
     def forward(ctx, states, rows):
         ctx.save_for_backward(rows)
         ctx.length = states.shape[1]
-        return states.index_select(1, rows.flatten()).view(len(states), *rows.shape, -1).transpose(0, 1)
+        return _spread(states, rows)
 
     @staticmethod
     def backward(ctx, gradient):
         (rows,) = ctx.saved_tensors
-        spread = gradient.transpose(0, 1).flatten(1, 2)
-        wide = torch.promote_types(gradient.dtype, torch.float32)
-        total = spread.new_zeros(len(spread), ctx.length, spread.shape[-1], dtype=wide)
-        return total.index_add_(1, rows.flatten(), spread.to(wide)).to(gradient.dtype), None
+        return _collected(gradient, rows, ctx.length), None
+
+
+def _for_each_head(query, key, value, rows):
+    """All three spread over rows, keys and values once for each head of the query."""
+    group = len(query) // len(key)
+    return [_spread(query, rows), *(_spread(each, rows).repeat_interleave(group, 1) for each in (key, value))]
 
 
 class EachRow(torch.autograd.Function):
-    """`each_row`, keeping nothing but query, key and value: what was spread over rows is spread again."""
+    """`each_row`, keeping little: what was spread over rows is spread again.
+
+    On a CPU SDPA's kernels are called by name: the gradient needs what attention found, which is kept anyway for what
+    comes after it, and autograd would find it a second time.
+    """
 
     @staticmethod
     def forward(ctx, query, key, value, rows, back, scale):
-        ctx.save_for_backward(query, key, value, rows, back)
         ctx.scale = scale
-        return each_row(query, key, value, rows, back, scale)
+        if not query.is_cpu:
+            ctx.save_for_backward(query, key, value, rows, back)
+            return each_row(query, key, value, rows, back, scale)
+        spread = _for_each_head(query, key, value, rows)
+        found, sums = _FLASH(*spread, is_causal=True, scale=scale)
+        found = _gathered(found, back)
+        ctx.save_for_backward(query, key, value, rows, back, found, sums)
+        return found
 
     @staticmethod
     def backward(ctx, gradient):
-        *states, rows, back = ctx.saved_tensors
-        states = [state.detach().requires_grad_() for state in states]
-        with torch.enable_grad():
-            found = each_row(*states, rows, back, ctx.scale)
-        return *torch.autograd.grad(found, states, gradient), None, None, None
+        query, key, value, rows, back, *known = ctx.saved_tensors
+        if not known:
+            states = [state.detach().requires_grad_() for state in (query, key, value)]
+            with torch.enable_grad():
+                found = each_row(*states, rows, back, ctx.scale)
+            return *torch.autograd.grad(found, states, gradient), None, None, None
+        found, sums = known
+        spread = _for_each_head(query, key, value, rows)
+        # Where a token stands in several rows, one of them was taken; the others and what fills a row have no gradient.
+        wanted = gradient.new_zeros(rows.numel(), *gradient.shape[1:]).index_copy_(0, back, gradient)
+        wanted = wanted.view(*rows.shape, *gradient.shape[1:]).transpose(1, 2)
+        found = _spread(found.transpose(0, 1), rows)
+        dquery, *others = _FLASH_BACKWARD(wanted, *spread, found, sums, 0.0, True, scale=ctx.scale)
+        dkey, dvalue = (each.unflatten(1, (len(key), -1)).sum(2) for each in others)  # of the heads that share one
+        return *(_collected(each, rows, query.shape[1]) for each in (dquery, dkey, dvalue)), None, None, None
 
 
 class Past:
