@@ -11,7 +11,7 @@ from tiny_models import tiny_tokenizer
 from transformers import AutoConfig, AutoModelForCausalLM
 from trl import SFTConfig, SFTTrainer
 
-from sft.attention import EACH_ROW, each_row
+from sft.attention import EACH_ROW, EachRow, each_row
 from sft.batches import FlatCollator, PaddedCollator
 from sft.chat_format import IGNORED
 from sft.layers import FastLayer, speed_up
@@ -101,7 +101,8 @@ def test_fast_layers_give_the_gradients_of_plain_ones(kind, targets, prefix):
     assert len(wanted) == 2 * 2 * (7 if targets == "all-linear" else 2)
 
 
-def test_in_bfloat16_the_gradients_of_many_rows_are_summed_up_without_rounding():
+@pytest.mark.parametrize("attend", [each_row, EachRow.apply])
+def test_in_bfloat16_the_gradients_of_many_rows_are_summed_up_without_rounding(attend):
     """A thousand rows share their first token and have one of their own. bfloat16 holds three digits."""
     count = 1000
     rows = torch.tensor([[0, own] for own in range(1, count + 1)])
@@ -111,7 +112,7 @@ def test_in_bfloat16_the_gradients_of_many_rows_are_summed_up_without_rounding()
 
     def gradient_of_shared(dtype):
         query, key, value = (state.to(dtype).requires_grad_() for state in states)
-        each_row(query, key, value, rows, back, None).sum().backward()
+        attend(query, key, value, rows, back, None).sum().backward()
         return value.grad[0, 0].double()
 
     wanted = gradient_of_shared(torch.float64)

@@ -9,10 +9,7 @@ from tiny_models import tiny_tokenizer
 
 from sft.chat_format import ChatFormat, preset
 from sft.errors import ConfigError, DataError
-from sft.ui import (
-    inputs,
-    preview,
-)  # fmt: skip
+from sft.ui import editor, inputs, preview
 
 
 def test_the_examples_of_the_preview_are_conversations():
@@ -21,6 +18,41 @@ def test_the_examples_of_the_preview_are_conversations():
     for name, messages in preview.EXAMPLES.items():
         assert not problems(messages), name
     assert json.loads(preview._dump(preview._example("One question", 1))) == preview.EXAMPLES["One question"]
+
+
+EXACT = {
+    "messages": [
+        {"content": "Warm?", "name": "ann", "role": "user"},
+        {"role": "assistant", "tool_calls": [{"arguments": {"t": 1.0, "id": 1234567890123456789, "10": 1, "2": 2}}]},
+        {"role": "assistant", "content": None, "tool_calls": [{"nan": float("inf")}]},
+    ],
+    "tools": [{"b": 1.0, "10": 20.5, "2": 2**70}],
+}
+
+
+def test_what_goes_to_the_page_comes_back_exactly():
+    value = editor.to_page(EXACT)
+    assert all(each.keys() == {"role", "content", "whole"} for each in value["messages"])  # and all of them are text
+    assert json.dumps(editor.from_page(value)) == json.dumps(EXACT)
+    value["messages"][0] |= {"role": "system", "content": "Warmer?"}
+    value["messages"][1]["content"] = "I look."
+    value["messages"].append({"role": "user", "content": ""})
+    messages = editor.from_page(value)["messages"]
+    assert list(messages[0].items()) == [("content", "Warmer?"), ("name", "ann"), ("role", "system")]
+    assert messages[1] == {**EXACT["messages"][1], "content": "I look."}
+    assert messages[3] == {"role": "user", "content": ""}
+
+
+@pytest.mark.parametrize(
+    "value",
+    [None, [], {}, {"messages": None}, {"messages": [1], "tools": "null"}, {"messages": [], "tools": None},
+     {"messages": [{"role": "user", "content": "", "whole": "[" * 9999}], "tools": "null"},
+     {"messages": [{"role": "user", "content": "", "whole": "[]"}], "tools": "null"}],
+)  # fmt: skip
+def test_what_no_editor_would_send_is_told_in_words(shown, value):
+    assert "Reload the page." in preview.show("any", None, "", "", None, None, value, False)[0]
+    with pytest.raises(DataError, match="not a conversation"):
+        preview.what_if("any", None, "", "", "own", None, value)
 
 
 def test_tools_are_shown_as_they_are_trained_on(write_rows, tmp_path, monkeypatch):
@@ -32,7 +64,7 @@ def test_tools_are_shown_as_they_are_trained_on(write_rows, tmp_path, monkeypatc
     assert json.loads(preview._dump(conversation)) == conversation
     telling = ChatFormat.of(tiny_tokenizer("{{ tools | tojson }}" + preset("chatml")))
     monkeypatch.setattr(preview, "changed_format", lambda *about: telling)
-    assert "weather" in preview.show("any", None, "", "", None, None, conversation, False)[0]
+    assert "weather" in preview.show("any", None, "", "", None, None, editor.to_page(conversation), False)[0]
     with pytest.raises(DataError, match="line 2 cannot be used"):
         preview._example("data: tooled", 2)
 
@@ -51,7 +83,7 @@ def test_a_row_that_is_not_there_is_told(write_rows, monkeypatch):
 def shown(monkeypatch, tiny_model):
     """What the page shows of a conversation with these templates."""
     monkeypatch.setattr(inputs.READINESS, "ready", True)
-    talk = {"messages": preview.EXAMPLES["With a system message"], "tools": None}
+    talk = editor.to_page({"messages": preview.EXAMPLES["With a system message"], "tools": None})
 
     def show(template=None, second=None, edited=None, prompted=False):
         return preview.show(str(tiny_model), template, "", "", second, edited, talk, prompted)

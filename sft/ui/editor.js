@@ -1,71 +1,106 @@
 // The message editor. The page holds the messages: each change shows here at once and is told, for the views to follow.
 window.sftEditor = (element, props, watch, tell) => {
   const root = element.firstElementChild;
-  let conversation, sent;
+  let conversation, turns;
   const send = () => {
-    sent = JSON.stringify(conversation);
-    props.value = JSON.parse(sent);
+    props.value = JSON.parse(JSON.stringify(conversation));
     tell();
   };
-  // Changes which messages there are, draws them anew and puts the focus on the first of `places` that takes it.
-  const change = (event, act, ...places) => {
-    if (event.detail > 1) return; // the second of two quick clicks is on the message that has come to this place
-    act(conversation.messages);
-    draw();
-    places.some((place) => {
-      root.querySelector(place)?.focus();
-      return root.contains(document.activeElement);
-    });
-    send();
-  };
-  const turn = (message, index, { length }) => {
+  const turn = (message) => {
     const made = document.createElement("div");
-    made.className = `turn role-${message.role} m-${index}`;
     made.innerHTML = `
       <div class="turn-head">
-        <select aria-label="Role of message ${index}">${props.roles.map((role) => `<option>${role}</option>`).join("")}</select>
-        <button id="up-${index}" aria-label="Move message ${index} up">↑</button>
-        <button id="down-${index}" aria-label="Move message ${index} down">↓</button>
-        <button id="remove-${index}" aria-label="Remove message ${index}">✕</button>
+        <select>${props.roles.map((role) => `<option>${role}</option>`).join("")}</select>
+        <button class="up">↑</button><button class="down">↓</button><button class="remove">✕</button>
       </div>
-      <div id="content-${index}"><textarea rows="1" aria-label="Content of message ${index}"></textarea></div>`;
+      <div class="turn-content"><textarea rows="1"></textarea></div>`;
     const [select, up, down, remove, content] = made.querySelectorAll("select, button, textarea");
+    const at = () => conversation.messages.indexOf(message);
+    const move = (by) => (messages) => messages.splice(at() + by, 0, ...messages.splice(at(), 1));
     const write = (key, value) => {
       message[key] = value;
       send();
     };
-    const move = (by) => (messages) => messages.splice(index + by, 0, ...messages.splice(index, 1));
     select.value = message.role;
-    content.value = message.content ?? "";
-    up.disabled = index === 0;
-    down.disabled = index === length - 1;
+    content.value = message.content;
     content.addEventListener("input", () => write("content", content.value));
     select.addEventListener("change", () => {
       made.classList.replace(`role-${message.role}`, `role-${select.value}`);
       write("role", select.value);
     });
-    up.addEventListener("click", (event) => change(event, move(-1), `#up-${index - 1}`, `#down-${index - 1}`));
-    down.addEventListener("click", (event) => change(event, move(1), `#down-${index + 1}`, `#up-${index + 1}`));
-    remove.addEventListener("click", (event) =>
-      change(event, (messages) => messages.splice(index, 1), `#remove-${index}`, `#remove-${index - 1}`, ".add"));
+    up.addEventListener("click", (event) => change(event, move(-1), () => [up, down]));
+    down.addEventListener("click", (event) => change(event, move(1), () => [down, up]));
+    remove.addEventListener("click", (event) => {
+      const index = at();
+      change(event, (messages) => messages.splice(index, 1), () => {
+        const next = root.children[Math.min(index, conversation.messages.length - 1)];
+        return [next?.querySelector(".remove") ?? add];
+      });
+    });
     return made;
   };
+  // Gives all of a message's parts its number.
+  const name = (made, message, index) => {
+    const [select, up, down, remove, content] = made.querySelectorAll("select, button, textarea");
+    made.className = `turn role-${message.role} m-${index}`;
+    for (const button of [up, down, remove]) button.id = `${button.className}-${index}`;
+    content.parentElement.id = `content-${index}`;
+    select.id = `role-${index}`;
+    select.ariaLabel = `Role of message ${index}`;
+    content.ariaLabel = `Content of message ${index}`;
+    up.ariaLabel = `Move message ${index} up`;
+    down.ariaLabel = `Move message ${index} down`;
+    remove.ariaLabel = `Remove message ${index}`;
+    up.disabled = index === 0;
+    down.disabled = index === conversation.messages.length - 1;
+  };
+  // Moves no element that can stay, for with it would go what its field can undo.
   const draw = () => {
-    const add = document.createElement("button");
-    add.className = "add";
-    add.textContent = "Add a message";
-    add.addEventListener("click", (event) => {
-      const role = conversation.messages.at(-1)?.role === "user" ? "assistant" : "user"; // whose turn it is
-      change(event, (messages) => messages.push({ role, content: "" }), `#content-${conversation.messages.length} textarea`);
+    const { messages } = conversation;
+    messages.forEach((message) => turns.has(message) || turns.set(message, turn(message)));
+    const made = messages.map((message) => turns.get(message));
+    [...root.children].forEach((each) => each === add || made.includes(each) || each.remove());
+    made.forEach((each, index) => {
+      if (root.children[index] !== each) root.insertBefore(each, root.children[index]);
+      name(each, messages[index], index);
     });
-    root.replaceChildren(...conversation.messages.map(turn), add);
   };
-  const show = () => {
-    if (JSON.stringify(props.value) === sent) return; // what was told from here
-    sent = JSON.stringify(props.value);
-    conversation = JSON.parse(sent);
+  // Changes which messages there are, and puts the focus on the first of `places` that takes it.
+  const change = (event, act, places) => {
+    if (event.detail > 1) return; // of two quick clicks, the second is on whatever has come to this place
+    act(conversation.messages);
     draw();
+    places().find((place) => !place.disabled)?.focus();
+    send();
   };
-  watch("value", show);
+  const add = document.createElement("button");
+  add.className = "add";
+  add.textContent = "Add a message";
+  add.addEventListener("click", (event) => {
+    const role = conversation.messages.at(-1)?.role === "user" ? "assistant" : "user"; // whose turn it is
+    change(event, (messages) => messages.push({ role, content: "" }), () => [add.previousElementSibling.querySelector("textarea")]);
+  });
+  let held = false; // Enter that pressed a button: what it repeats is not meant for what has the focus then
+  root.addEventListener("keydown", (event) => {
+    if (event.repeat && held) event.preventDefault();
+    else held = event.key === "Enter" && event.target.tagName === "BUTTON";
+  });
+  // Another conversation has come from the server: all is drawn anew, and the focus stays in the field that it was in.
+  const show = () => {
+    const { id, parentElement, selectionStart, selectionEnd } = document.activeElement;
+    const place = root.contains(parentElement) && (id || parentElement.id);
+    conversation = JSON.parse(JSON.stringify(props.value));
+    turns = new Map();
+    draw();
+    if (!place) return;
+    const field = root.querySelector(`button#${place}, select#${place}, #${place} textarea`);
+    field?.focus();
+    field?.setSelectionRange?.(selectionStart, selectionEnd);
+  };
+  root.append(add);
   show();
+  watch("value", () => {
+    show();
+    tell();
+  });
 };

@@ -12,10 +12,10 @@ from sft import doctor, models
 from sft.chat_format import ChatFormat, Rendered, presets
 from sft.data import conversations
 from sft.errors import ConfigError, DataError, TemplateError, UserError
-from sft.messages import ROLES, parse_conversation
+from sft.messages import parse_conversation
 from sft.mismatch import mismatch
 from sft.tables import Table
-from sft.ui import paint, versus, views
+from sft.ui import editor, paint, versus, views
 from sft.ui.inputs import DATA, Template, changed_format, format_of, preset_of, user_errors
 from sft.ui.sources import Source, table_of
 
@@ -86,15 +86,7 @@ def build() -> dict:
                 row_nb = gr.Number(1, label="Row", minimum=1, precision=0, visible=False, min_width=90)
             with gr.Tabs():
                 with gr.Tab("Editor"):
-                    # the conversation as `parse_conversation` reads it: its tools are part of what the model reads
-                    editor_html = gr.HTML(
-                        first,
-                        roles=list(ROLES),
-                        html_template="<div></div>",
-                        js_on_load="window.sftEditor(element, props, watch, () => trigger('input'));",
-                        apply_default_css=False,
-                        elem_id="editor",
-                    )
+                    editor_html = editor.build(first)
                 with gr.Tab("JSON") as json_tab:
                     json_tb = gr.Code(_dump(first), language="json", label="Messages as JSON", lines=12)
                     json_html = gr.HTML()
@@ -141,7 +133,7 @@ def build() -> dict:
 
     def choose_row(name, row):
         conversation = _example(name, int(row or 1))
-        return conversation, _dump(conversation), ""
+        return editor.to_page(conversation), _dump(conversation), ""
 
     def choose_example(name):
         rows = len(_table(name).rows) if name.startswith(IN_DATA) else 0
@@ -150,30 +142,38 @@ def build() -> dict:
 
     def from_json(text):
         try:
-            conversation = asdict(parse_conversation(json.loads(text)))
+            return editor.to_page(asdict(parse_conversation(json.loads(text)))), ""
         except (ValueError, RecursionError) as error:
             return gr.skip(), paint.problem("Not JSON yet", str(error))
         except UserError as error:
             return gr.skip(), paint.problem("Not a conversation yet", error.message, error.hint)
-        return conversation, ""
+
+    def to_json(value):
+        return _dump(editor.from_page(value)), ""
 
     # ---- wiring ----
 
-    see = {"fn": show, "inputs": view_inputs, "outputs": shown, **_LIVE}
     chosen = [editor_html, json_tb, json_html]
     # A dropdown's `input` also fires when its field is left, and would undo what was written elsewhere meanwhile.
-    example_dd.change(user_errors(choose_example), example_dd, [*chosen, row_nb], **_LIVE).then(**see)
-    row_nb.change(user_errors(choose_row), [example_dd, row_nb], chosen, **_LIVE).then(**see)
-    json_tb.input(from_json, json_tb, [editor_html, json_html], **_LIVE).then(**see)
-    json_tab.select(_dump, editor_html, json_tb, **_QUIET)
-    for trigger in (editor_html.input, prompt_cb.change, kwargs_tb.change, date_tb.change, versus_dd.input):
-        trigger(**see)
-    sources = {"fn": user_errors(choose_template), "outputs": [template_st, source_code, other_tb], **_LIVE}
+    example_dd.change(user_errors(choose_example), example_dd, [*chosen, row_nb], **_LIVE)
+    row_nb.change(user_errors(choose_row), [example_dd, row_nb], chosen, **_LIVE)
+    json_tb.input(from_json, json_tb, [editor_html, json_html], **_LIVE)
+    json_tab.select(user_errors(to_json), editor_html, [json_tb, json_html], **_QUIET)
     template_inputs = [template_dd, model_dd, other_tb, edited_st, template_st]
-    for trigger in (template_dd.change, model_dd.change, other_tb.submit):
-        trigger(inputs=template_inputs, **sources).then(**see)
-    source_code.input(edit, source_code, [template_st, edited_st, template_dd], **_LIVE).then(**see)
+    gr.on(
+        [template_dd.change, model_dd.change, other_tb.submit],
+        user_errors(choose_template), template_inputs, [template_st, source_code, other_tb], **_LIVE,
+    )  # fmt: skip
+    source_code.input(edit, source_code, [template_st, edited_st, template_dd], **_LIVE)
     what_if_btn.click(user_errors(what_if), [*format_inputs, editor_html], what_if_html, **_QUIET)
+    # one event for all that the views follow: of two, the earlier might be answered later, and what is old would stay
+    gr.on(
+        [
+            editor_html.input, model_dd.change, template_st.change, prompt_cb.change, kwargs_tb.change, date_tb.change,
+            versus_dd.input,
+        ],
+        show, view_inputs, shown, **_LIVE,
+    )  # fmt: skip
     return {
         "model_dd": model_dd, "show": show, "view_inputs": view_inputs, "views": shown,
         "choose_template": choose_template, "template_inputs": template_inputs,
@@ -190,13 +190,14 @@ def _preset_choices() -> list[tuple[str, str]]:
 
 def show(
     model: str, template: Template | None, kwargs: str, day: str, second: str | None, edited: Template | None,
-    conversation: dict, prompted: bool,
+    value: dict, prompted: bool,
 ):  # fmt: skip
-    """The painted views of a conversation, in the order of `shown`."""
-    if not conversation["messages"]:
-        return paint.empty("Add a message to see what the model reads."), "", "", gr.skip(), "", gr.skip(), ""
+    """The painted views of the conversation that is the editor's value, in the order of `shown`."""
     matrix = gr.skip()
     try:
+        conversation = editor.from_page(value)
+        if not conversation["messages"]:
+            return paint.empty("Add a message to see what the model reads."), "", "", matrix, "", gr.skip(), ""
         chat_format = changed_format(model, template, kwargs, day)
         matrix = views.role_matrix(chat_format.traits)
         parsed = parse_conversation(conversation)
@@ -261,11 +262,11 @@ def compare(chat_format: ChatFormat, rendered: Rendered, about: tuple, asked: tu
         return paint.problem("This cannot be compared", error.message, error.hint)
 
 
-def what_if(model, template, kwargs, day, second, edited, conversation):
+def what_if(model, template, kwargs, day, second, edited, value):
     """What becomes of a model that is tuned with the template above and chatted with the one chosen here."""
     if second is None:
         raise ConfigError("No second template is chosen.", "Choose one under “Compare with”.")
-    parsed = parse_conversation(conversation)
+    parsed = parse_conversation(editor.from_page(value))
     tuned = changed_format(model, template, kwargs, day)
     chatted = _second_format(model, second, kwargs, day, edited)
     return versus.what_if(mismatch(tuned, chatted, parsed.messages, parsed.tools))

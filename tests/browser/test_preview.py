@@ -115,7 +115,6 @@ def test_nothing_done_in_the_editor_waits_for_the_server_or_is_lost_there(page):
     page.locator("#up-4").click()
     page.keyboard.press("Enter")  # the focus went along
     page.locator("#remove-1").click()
-    page.keyboard.type("x")  # into a button: nothing
     view = page.locator(".text-view").first
     expect(view.locator("[data-m='1']").first).to_contain_text("Is it?")
     expect(view.locator("[data-m='3']").first).to_contain_text("And the sea?")
@@ -126,6 +125,70 @@ def test_nothing_done_in_the_editor_waits_for_the_server_or_is_lost_there(page):
         ("system", "Answer in one short sentence."), ("user", "Is it?"),
         ("assistant", "Air scatters blue light more than red."), ("assistant", "And the sea?"),
     ]  # fmt: skip
+
+
+def test_an_answer_that_comes_late_is_not_what_stays(page):
+    view = page.locator(".text-view").first
+    expect(view).to_contain_text("sky")
+    held = []
+    page.route("**/queue/join**", lambda route: held.append(route), times=1)
+    page.locator("#content-1 textarea").press("End")
+    page.keyboard.type("!")
+    choose(page, "Conversation", "Several turns")
+    expect(page.locator("#content-3 textarea")).to_have_value("Leek.")
+    held[0].continue_()
+    expect(view).to_contain_text("Leek.")
+    page.wait_for_timeout(1500)
+    expect(view).to_contain_text("Leek.")
+
+
+def test_a_field_can_undo_after_messages_came_and_went(page):
+    box = page.locator("#content-1 textarea")
+    box.press("End")
+    page.keyboard.type(" more")
+    page.get_by_role("button", name="Add a message").click()
+    page.locator("#remove-0").click()
+    box = page.locator("#content-0 textarea")
+    expect(box).to_have_value("Why is the sky blue? more")
+    box.press("Control+z")
+    expect(box).not_to_have_value("Why is the sky blue? more")
+    expect(page.locator(".text-view").first).not_to_contain_text("more?")
+
+
+def test_a_key_that_is_held_down_removes_one_message_and_adds_one(page):
+    page.locator("#remove-0").focus()
+    for _ in range(5):
+        page.keyboard.down("Enter")  # the first is pressed, the others are its repeats
+    page.keyboard.up("Enter")
+    expect(page.locator(".turn")).to_have_count(2)
+    page.get_by_role("button", name="Add a message").focus()
+    for _ in range(5):
+        page.keyboard.down("Enter")
+    page.keyboard.up("Enter")
+    expect(page.locator(".turn")).to_have_count(3)
+    expect(page.locator("#content-2 textarea")).to_have_value("")
+    page.keyboard.press("Enter")  # and a line's end is one again
+    expect(page.locator("#content-2 textarea")).to_have_value("\n")
+
+
+def test_numbers_and_keys_stay_as_they_were_written(page):
+    page.get_by_role("tab", name="JSON").click()
+    field = page.locator(".cm-content").first
+    tools = '[{"b": 1.0, "10": 20.5, "2": 1180591620717411303424}]'
+    field.click()
+    page.keyboard.press("Control+a")
+    page.keyboard.insert_text(f'{{"messages": [{{"role": "user", "content": "From JSON"}}], "tools": {tools}}}')
+    expect(page.locator(".text-view").first).to_contain_text("From JSON")
+    page.keyboard.press("Control+a")
+    page.keyboard.insert_text("[{")
+    expect(page.locator(".problem")).to_contain_text("Not JSON yet")
+    page.get_by_role("tab", name="Editor").click()
+    write(page, 0, "Changed")
+    page.get_by_role("tab", name="JSON").click()
+    expect(field).to_contain_text("Changed")
+    expect(page.locator(".problem")).to_have_count(0)
+    written = "".join(field.locator(".cm-line").all_inner_texts())
+    assert json.dumps(json.loads(written)["tools"]) == tools
 
 
 def test_what_the_editor_does_not_show_of_a_message_stays_with_it(page):
