@@ -91,7 +91,7 @@ def test_wrong_settings_and_a_command_that_breaks_are_told(command):
 def test_nothing_is_measured_while_a_training_is_under_way(command, tmp_path):
     create_run(settings.config_of(*FORM), tmp_path / "runs", "hers", owner="alice")
     *_, card = cards(forecasts.asked(forecasts.Page(), *FORM))
-    assert "A training is under way" in card
+    assert "A training was under way when you asked" in card
     assert "hers" not in card
 
 

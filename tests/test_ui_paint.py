@@ -4,6 +4,8 @@ import random
 import re
 import time
 
+from test_layout import CHATML, PROMPT
+
 from sft import doctor
 from sft.chat_format import ChatFormat, Rendered
 from sft.check import Verdict
@@ -145,3 +147,11 @@ def test_a_finding_about_words_left_out_leads_to_them(chatml):
 
 def test_a_progress_bar_tells_a_plain_number():
     assert 'aria-valuenow="50"' in paint.progress_bar(0.5, "x")
+
+
+def test_where_nothing_is_trained_on_it_says_why(chatml: ChatFormat):
+    asked = [{"role": "user", "content": "Hi"}]
+    assert "there is no assistant message" in views.views(chatml.render(asked), [])
+    counting = ChatFormat(chatml.tokenizer, "{{ messages | length }}" + CHATML + PROMPT)  # moves what is before
+    unsure = counting.render([*asked, {"role": "assistant", "content": "Hello."}])
+    assert unsure.unsure and "no assistant turn whose place is certain" in views.views(unsure, [])

@@ -38,11 +38,11 @@ def test_time_counts_from_the_last_start_of_training(run, monkeypatch):
     for step in (11, 12):
         run.append_event("log", step=step, loss=1, tokens=9, seconds=step - 9.0)
     card = run_card.run_card(run, training)
-    assert "<dt>elapsed</dt><dd>0:30</dd>" in card
+    assert "<dt>elapsed since Resume</dt><dd>0:30</dd>" in card
     assert "<dt>remaining</dt><dd>about 0:28</dd>" in card  # a second a step, as since the resume
     finished = dataclasses.replace(training, state="finished")
     run.append_event("end", time=142.0)
-    assert "<dt>took</dt><dd>0:42</dd>" in run_card.run_card(run, finished)
+    assert "<dt>took since Resume</dt><dd>0:42</dd>" in run_card.run_card(run, finished)
 
 
 def test_the_figures_tell_the_stop_token_apart(run):
@@ -78,6 +78,7 @@ def test_the_place_in_line_is_told_in_words_without_names(runs, ahead, said):
         create_run(CONFIG, runs, f"hers-{number}", owner="alice")
     card = run_card.run_card(create_run(CONFIG, runs, "mine"))
     assert said in card
+    assert (">starting<" if ahead == 0 else ">in line<") in card
     assert "hers" not in card
 
 

@@ -13,7 +13,7 @@ window.sftEditor = (element, props, watch, tell) => {
         <select>${props.roles.map((role) => `<option>${role}</option>`).join("")}</select>
         <button class="up">↑</button><button class="down">↓</button><button class="remove">✕</button>
       </div>
-      <div class="turn-content"><textarea rows="1"></textarea></div>`;
+      <div class="turn-content"><textarea rows="1" dir="auto"></textarea></div>`;
     const [select, up, down, remove, content] = made.querySelectorAll("select, button, textarea");
     const at = () => conversation.messages.indexOf(message);
     const move = (by) => (messages) => messages.splice(at() + by, 0, ...messages.splice(at(), 1));

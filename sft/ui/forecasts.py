@@ -32,7 +32,10 @@ EMPTY = "How long will it take, and will it fit into memory? Ask before you star
 MEASURING = f"Measuring this machine, about {SECONDS} s the first time …"
 RECKONING = "Reckoning time and memory …"
 CHANGED = "The settings have changed. Ask again."
-BUSY = "A training is under way, so this machine cannot be measured now. Yours would wait in line until it has ended."
+BUSY = (
+    "A training was under way when you asked, so this machine could not be measured. Ask again when it has ended; "
+    "until then yours would wait in line."
+)
 _NICENESS = 10
 _QUIET = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None, "trigger_mode": "multiple"}
 _one = asyncio.Semaphore(1)

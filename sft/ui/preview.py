@@ -42,6 +42,7 @@ EXAMPLES = {
 }  # fmt: skip
 OWN, OTHER, EDITED = "own", "other", "edited"
 IN_DATA = "data: "  # how the names of example data sets begin, among those of conversations
+_STALE = "Editor and views still show the conversation before."
 _NAMES = {"chatml": "ChatML", "llama3": "Llama 3", "plain": "Plain (for base models)"}
 _QUIET = {"show_progress": "hidden", "api_visibility": "private"}
 _LIVE = {**_QUIET, "trigger_mode": "always_last", "concurrency_limit": 4}  # while a person types, the last key counts
@@ -51,6 +52,7 @@ def build() -> dict:
     """Builds the tab's components and wires them. Returns what other tabs or the page's load need."""
     template_st = gr.State(None)  # the Template that is picked, None for the model's own
     edited_st = gr.State(None)  # the one that was last edited here, so that it can be compared and picked again
+    unread_st = gr.State(None)  # the conversation beside which the JSON is none yet
     first = _example("With a system message", 1)
 
     with gr.Row(elem_classes="preview"):
@@ -88,8 +90,8 @@ def build() -> dict:
                 with gr.Tab("Editor"):
                     editor_html = editor.build(first)
                 with gr.Tab("JSON") as json_tab:
-                    json_tb = gr.Code(_dump(first), language="json", label="Messages as JSON", lines=12)
                     json_html = gr.HTML()
+                    json_tb = gr.Code(_dump(first), language="json", label="Messages as JSON", lines=12)
             with gr.Accordion("Template arguments and date", open=False):
                 kwargs_tb = gr.Textbox(
                     label="Template arguments", info='JSON, such as {"enable_thinking": false}', elem_id="kwargs"
@@ -140,15 +142,17 @@ def build() -> dict:
         field = gr.update(visible=rows > 0, value=1, label=f"Row of {rows:,}")
         return *choose_row(name, 1), field
 
-    def from_json(text):
+    def from_json(text, value):
         try:
-            return editor.to_page(asdict(parse_conversation(json.loads(text)))), ""
+            return editor.to_page(asdict(parse_conversation(json.loads(text)))), "", None
         except (ValueError, RecursionError) as error:
-            return gr.skip(), paint.problem("Not JSON yet", str(error))
+            return gr.skip(), paint.problem("Not JSON yet", f"{error}. {_STALE}"), value
         except UserError as error:
-            return gr.skip(), paint.problem("Not a conversation yet", error.message, error.hint)
+            return gr.skip(), paint.problem("Not a conversation yet", error.message, f"{error.hint} {_STALE}"), value
 
-    def to_json(value):
+    def to_json(value, unread):
+        if value == unread:  # nothing has changed since: what is being written stays
+            return gr.skip(), gr.skip()
         return _dump(editor.from_page(value)), ""
 
     # ---- wiring ----
@@ -157,8 +161,8 @@ def build() -> dict:
     # A dropdown's `input` also fires when its field is left, and would undo what was written elsewhere meanwhile.
     example_dd.change(user_errors(choose_example), example_dd, [*chosen, row_nb], **_LIVE)
     row_nb.change(user_errors(choose_row), [example_dd, row_nb], chosen, **_LIVE)
-    json_tb.input(from_json, json_tb, [editor_html, json_html], **_LIVE)
-    json_tab.select(user_errors(to_json), editor_html, [json_tb, json_html], **_QUIET)
+    json_tb.input(from_json, [json_tb, editor_html], [editor_html, json_html, unread_st], **_LIVE)
+    json_tab.select(user_errors(to_json), [editor_html, unread_st], [json_tb, json_html], **_QUIET)
     template_inputs = [template_dd, model_dd, other_tb, edited_st, template_st]
     gr.on(
         [template_dd.change, model_dd.change, other_tb.submit],

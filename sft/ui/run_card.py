@@ -15,18 +15,20 @@ def run_card(run: Run, status: Status | None = None) -> str:
     status = status or run.status()
     events = run.events()
     cells = "".join(f"<div><dt>{name}</dt><dd>{value}</dd></div>" for name, value in _figures(status, events))
+    ahead = launch.place(run) if status.state == "queued" else None
     done = status.step / status.max_steps if status.max_steps else 0
     step = "" if status.state == "queued" else f"<span>step {status.step:,} of {status.max_steps:,}</span>"
     bar = "" if status.state == "queued" else progress_bar(done, "training progress")
     return (
-        f'<div class="card run"><div class="run-head">{badge(status)}<b>{escape(run.name)}</b>{step}</div>'
-        f"{bar}{f'<dl>{cells}</dl>' if cells else ''}{_note(run, status, of_kind(events, 'warning'))}</div>"
+        f'<div class="card run"><div class="run-head">{badge(status, ahead == 0)}<b>{escape(run.name)}</b>{step}</div>'
+        f"{bar}{f'<dl>{cells}</dl>' if cells else ''}{_note(run, status, ahead, of_kind(events, 'warning'))}</div>"
     )
 
 
-def badge(status: Status) -> str:
+def badge(status: Status, is_next: bool = False) -> str:
+    """The state in a word. A queued run that is next waits for nobody but its own process."""
     state = escape(status.state)
-    return f'<span class="state s-{state}">{SHOWN_AS.get(status.state, state)}</span>'
+    return f'<span class="state s-{state}">{"starting" if is_next else SHOWN_AS.get(status.state, state)}</span>'
 
 
 def of_kind(events: list[dict], kind: str) -> list[dict]:
@@ -53,7 +55,8 @@ def _figures(status: Status, events: list[dict]) -> list[tuple[str, str]]:
     if start:
         share = start["trainable_parameters"] / start["total_parameters"]
         figures.append(("trained parameters", f"{start['trainable_parameters']:,} ({share:.2%})"))
-        figures += _times(status, start, of_kind(events[started:], "log"), of_kind(events[started:], "end"))
+        since = " since Resume" * (len(of_kind(events, "start")) > 1)
+        figures += _times(status, start, since, of_kind(events[started:], "log"), of_kind(events[started:], "end"))
     return [(name, value) for name, value in figures if value]
 
 
@@ -63,11 +66,11 @@ def _last(events: list[dict], what: str) -> str:
     return "" if found is None else f"{found:.3f}"
 
 
-def _times(status: Status, start: dict, logs: list[dict], ends: list[dict]) -> list[tuple[str, str]]:
+def _times(status: Status, start: dict, since: str, logs: list[dict], ends: list[dict]) -> list[tuple[str, str]]:
     """Counted from the last start of training: how long a run waited, or lay still, says nothing about it."""
     if not status.active:
-        return [("took", clock(ends[-1]["time"] - start["time"]))] if ends else []
-    times = [("elapsed", clock(time.time() - start["time"]))]
+        return [(f"took{since}", clock(ends[-1]["time"] - start["time"]))] if ends else []
+    times = [(f"elapsed{since}", clock(time.time() - start["time"]))]
     if len(logs) > 1 and status.state == "training" and status.step < status.max_steps:
         # The first step is slower than the others, so it does not count for the estimate.
         pace = (logs[-1]["seconds"] - logs[0]["seconds"]) / (logs[-1]["step"] - logs[0]["step"])
@@ -78,10 +81,10 @@ def _times(status: Status, start: dict, logs: list[dict], ends: list[dict]) -> l
 # ---- words ----
 
 
-def _note(run: Run, status: Status, warned: list[dict]) -> str:
+def _note(run: Run, status: Status, ahead: int | None, warned: list[dict]) -> str:
     warnings = "".join(f'<p class="hint">⚠ {escape(event["message"])}</p>' for event in warned)
-    if status.state == "queued":
-        return f'{warnings}<p class="place" role="status">{place(launch.place(run))}</p>'
+    if ahead is not None:
+        return f'{warnings}<p class="place" role="status">{place(ahead)}</p>'
     if status.active and run.stop_asked:
         return f'{warnings}<p class="hint" role="status">Stopping: what was learnt so far is being saved.</p>'
     if status.state in ("failed", "interrupted"):
