@@ -13,12 +13,6 @@ CONFIG = TrainConfig.load("examples/support-json.yaml")
 NASTY = '<img src=x onerror="alert(1)">'
 
 
-@pytest.fixture
-def runs(tmp_path, monkeypatch):
-    monkeypatch.setenv("SFT_RUNS_DIR", str(tmp_path))
-    return tmp_path
-
-
 def finished(root, name, losses, **changes):
     run = create_run(replace(CONFIG, **changes), root, name)
     for step, loss in enumerate(losses, 1):
