@@ -151,7 +151,7 @@ def test_a_progress_bar_tells_a_plain_number():
 
 def test_where_nothing_is_trained_on_it_says_why(chatml: ChatFormat):
     asked = [{"role": "user", "content": "Hi"}]
-    assert "there is no assistant message" in views.views(chatml.render(asked), [])
+    assert "there is no assistant turn to learn from" in views.views(chatml.render(asked), [])
     counting = ChatFormat(chatml.tokenizer, "{{ messages | length }}" + CHATML + PROMPT)  # moves what is before
     unsure = counting.render([*asked, {"role": "assistant", "content": "Hello."}])
     assert unsure.unsure and "no assistant turn whose place is certain" in views.views(unsure, [])

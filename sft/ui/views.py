@@ -225,7 +225,7 @@ def _chip(rendered: Rendered, at: int) -> str:
 def _mask(rendered: Rendered, pieces: list[_Piece], painted: list[_Piece]) -> str:
     """What is only read and what is learned, in turn, each with its length."""
     if not any(piece.trained for piece in pieces):
-        why = "no assistant turn whose place is certain" if rendered.unsure else "no assistant message"
+        why = "no assistant turn whose place is certain" if rendered.unsure else "no assistant turn to learn from"
         return f'<p class="empty">Nothing here is trained on: there is {why}.</p>'
     ends = {group[0].start: group[-1].end for group in map(list, _in_turn(pieces))}
     rows = []
